@@ -1,0 +1,120 @@
+"""The steps that every network of the family is made of (shorthand of `networks` part 1).
+
+Maps are [N, C, H, W]. Convolutions have no bias and are zero-padded so that stride 1 keeps the size and stride 2 halves it,
+rounded up. Layers are registered in the order in which they run.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+V1_EPS = 1e-3  # ESPNet; its inputs are tiny, so its variances are (published weights are useless with 1e-5)
+V2_EPS = 1e-5  # ESPNetv2
+
+
+def conv(i: int, o: int, k: int, stride: int = 1, dilation: int = 1, groups: int = 1) -> nn.Conv2d:
+    """k×k convolution, no bias, padding d·(k−1)/2."""
+    return nn.Conv2d(i, o, k, stride, dilation * (k - 1) // 2, dilation, groups, bias=False)
+
+
+def deconv(i: int, o: int) -> nn.ConvTranspose2d:
+    """Transposed 2×2 convolution of stride 2, no bias: doubles the size."""
+    return nn.ConvTranspose2d(i, o, 2, stride=2, bias=False)
+
+
+def bn(c: int, eps: float) -> nn.BatchNorm2d:
+    """Batch norm, affine."""
+    return nn.BatchNorm2d(c, eps=eps)
+
+
+def act(c: int, activation: str) -> nn.Module:
+    """The activation by name; PReLU has one slope a channel, 0.25 at first."""
+    kinds = {"prelu": lambda: nn.PReLU(c), "relu": nn.ReLU, "silu": nn.SiLU}
+    return kinds[activation]()
+
+
+def cb(i: int, o: int, k: int, *, stride: int = 1, groups: int = 1, eps: float) -> nn.Sequential:
+    """Convolution, batch norm."""
+    return nn.Sequential(OrderedDict(conv=conv(i, o, k, stride, groups=groups), bn=bn(o, eps)))
+
+
+def ba(c: int, *, eps: float, activation: str) -> nn.Sequential:
+    """Batch norm, activation."""
+    return nn.Sequential(OrderedDict(bn=bn(c, eps), act=act(c, activation)))
+
+
+def cba(
+    i: int, o: int, k: int, *, stride: int = 1, dilation: int = 1, groups: int = 1, eps: float, activation: str
+) -> nn.Sequential:
+    """Convolution, batch norm, activation."""
+    return nn.Sequential(
+        OrderedDict(conv=conv(i, o, k, stride, dilation, groups), bn=bn(o, eps), act=act(o, activation))
+    )
+
+
+def hierarchical_sum(branches: list[Tensor], first: int) -> list[Tensor]:
+    """Hierarchical feature fusion: u_k = t_k + u_{k−1} from branch `first` on (counted from 1), the others as they are."""
+    sums = branches[: first - 1]
+    for branch in branches[first - 1 :]:
+        sums.append(branch + sums[-1])
+    return sums
+
+
+def pool(x: Tensor) -> Tensor:
+    """Average of 3×3 at stride 2; the zeros of the padding count (the divisor is always 9)."""
+    return F.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=True)
+
+
+def up(x: Tensor, like: Tensor) -> Tensor:
+    """Bilinear resize to the height and width of `like`, corners aligned."""
+    return resize(x, (like.shape[-2], like.shape[-1]))
+
+
+def resize(x: Tensor, size: tuple[int, int], align_corners: bool = True) -> Tensor:
+    """Bilinear resize to (height, width)."""
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=align_corners)
+
+
+def crop(x: Tensor, like: Tensor) -> Tensor:
+    """The top left part of the height and width of `like`: what a doubled map of an odd-sized partner has too much."""
+    return x[..., : like.shape[-2], : like.shape[-1]]
+
+
+def adaptive_pool(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Adaptive average pooling to (height, width).
+
+    Exporters unroll the framework's operator for one size, so that under export it is the same mean as two products with
+    averaging matrices: Mₕ · x · M_wᵀ.
+    """
+    if not torch.compiler.is_exporting():
+        return F.adaptive_avg_pool2d(x, size)
+    n, c, h, w = x.shape
+    planes = x.reshape(n * c, h, w)
+    rows = averaging_matrix(h, size[0], x).expand(n * c, size[0], h)
+    columns = averaging_matrix(w, size[1], x).transpose(0, 1).expand(n * c, w, size[1])
+    return torch.bmm(torch.bmm(rows, planes), columns).reshape(n, c, size[0], size[1])
+
+
+def averaging_matrix(inputs: int, outputs: int, like: Tensor) -> Tensor:
+    """[outputs, inputs]: row i averages the window from ⌊i·in/out⌋ to ⌈(i+1)·in/out⌉ of adaptive pooling."""
+    i = torch.arange(outputs, device=like.device).unsqueeze(1)
+    position = torch.arange(inputs, device=like.device).unsqueeze(0)
+    start = i * inputs // outputs
+    end = ((i + 1) * inputs + outputs - 1) // outputs
+    inside = ((position >= start) & (position < end)).to(like.dtype)
+    return inside / (end - start).to(like.dtype)
+
+
+def he_fan_out(network: nn.Module) -> None:
+    """ESPNetv2's initialisation: convolutions normal with std √(2 / (o·k²)), batch norm 1 and 0 (networks part 1)."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            k = module.kernel_size[0]
+            nn.init.normal_(module.weight, std=(2.0 / (module.out_channels * k * k)) ** 0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
