@@ -9,12 +9,13 @@ from functools import partial
 from math import gcd
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from espy.nn import units
 from espy.nn.eesp import EESP
 from espy.nn.espnetv2 import Encoder
-from espy.nn.units import V2_EPS, adaptive_pool, conv, he_fan_out, pool, resize, up
+from espy.nn.units import V2_EPS, adaptive_pool, conv, he_fan_out, matrix_cells, pool, resize, separable, up
 
 SCALES = ((2, 1), (3, 2), (1, 1), (1, 2), (1, 10))  # 2.0, 1.5, 1.0, 0.5, 0.1 as fractions: sizes stay whole numbers
 SMALLEST = 5  # least height and width of a scaled map
@@ -116,12 +117,42 @@ class ImagePyramid(nn.Module):
         self.project = units.cba(c * (steps + 1), c, 1, activation=activation, eps=eps)
 
     def forward(self, v: Tensor) -> Tensor:
+        parts = self._parts_for_export(v) if torch.compiler.is_exporting() else self._parts(v)
+        y: Tensor = self.project(torch.cat(parts, 1))
+        return y
+
+    def _parts(self, v: Tensor) -> list[Tensor]:
         parts, f = [v], v
         for stage in self.stages:
             f = pool(f)
             parts.append(up(stage(f), v))
-        y: Tensor = self.project(torch.cat(parts, 1))
-        return y
+        return parts
+
+    def _parts_for_export(self, v: Tensor) -> list[Tensor]:
+        """The same with a margin of one zero row and column on every map.
+
+        The smallest maps may be of one pixel, and exporters fix a graph to such sizes; with the margin none has size 1.
+        """
+        size = v.shape[-2:]
+        parts, f = [v], F.pad(v, (0, 1, 0, 1))
+        for stage in self.stages:
+            f = separable(f, pooling_with_margin, (f.shape[-2] // 2 + 1, f.shape[-1] // 2 + 1))
+            parts.append(separable(stage(f), resizing_from_margin, (size[0], size[1])))
+        return parts
+
+
+def pooling_with_margin(inputs: int, outputs: int, like: Tensor) -> Tensor:
+    """[outputs, inputs]: `pool` along one side; the last input and output are the margin, and stay zero."""
+    i, position = matrix_cells(inputs, outputs, like)
+    near = ((position - 2 * i).abs() <= 1) & (i < outputs - 1) & (position < inputs - 1)
+    return near.to(like.dtype) / 3
+
+
+def resizing_from_margin(inputs: int, outputs: int, like: Tensor) -> Tensor:
+    """[outputs, inputs]: bilinear resize with aligned corners along one side; the last input is the margin."""
+    i, position = matrix_cells(inputs, outputs, like)
+    distance = (position * (outputs - 1) - i * (inputs - 2)).abs().to(like.dtype) / (outputs - 1)
+    return (1 - distance).clamp(min=0) * (position < inputs - 1)
 
 
 class ESPNetv2First(nn.Module):

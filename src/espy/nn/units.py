@@ -7,6 +7,7 @@ rounded up. Layers are registered in the order in which they run.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -80,33 +81,46 @@ def resize(x: Tensor, size: tuple[int, int], align_corners: bool = True) -> Tens
 
 
 def crop(x: Tensor, like: Tensor) -> Tensor:
-    """The top left part of the height and width of `like`: what a doubled map of an odd-sized partner has too much."""
-    return x[..., : like.shape[-2], : like.shape[-1]]
+    """The top left part of x at the height and width of `like`: a doubled map has a row too much beside an odd-sized partner.
+
+    As padding by a negative amount: a slice would make exporters prove that 2·⌈n/2⌉ ≥ n, which they cannot.
+    """
+    return F.pad(x, (0, like.shape[-1] - x.shape[-1], 0, like.shape[-2] - x.shape[-2]))
 
 
 def adaptive_pool(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Adaptive average pooling to (height, width).
 
-    Exporters unroll the framework's operator for one size, so that under export it is the same mean as two products with
-    averaging matrices: Mₕ · x · M_wᵀ.
+    Exporters unroll the framework's operator for one size, so under export it is two products with averaging matrices.
     """
-    if not torch.compiler.is_exporting():
-        return F.adaptive_avg_pool2d(x, size)
+    if torch.compiler.is_exporting():
+        return separable(x, averaging_matrix, size)
+    return F.adaptive_avg_pool2d(x, size)
+
+
+def separable(x: Tensor, matrix: Callable[[int, int, Tensor], Tensor], size: tuple[int, int]) -> Tensor:
+    """Mₕ · x · M_wᵀ on every plane, with M = matrix(inputs, outputs, like) of [outputs, inputs]."""
     n, c, h, w = x.shape
+    rows = matrix(h, size[0], x).expand(n * c, size[0], h)
+    columns = matrix(w, size[1], x).transpose(0, 1).expand(n * c, w, size[1])
     planes = x.reshape(n * c, h, w)
-    rows = averaging_matrix(h, size[0], x).expand(n * c, size[0], h)
-    columns = averaging_matrix(w, size[1], x).transpose(0, 1).expand(n * c, w, size[1])
     return torch.bmm(torch.bmm(rows, planes), columns).reshape(n, c, size[0], size[1])
 
 
 def averaging_matrix(inputs: int, outputs: int, like: Tensor) -> Tensor:
-    """[outputs, inputs]: row i averages the window from ⌊i·in/out⌋ to ⌈(i+1)·in/out⌉ of adaptive pooling."""
-    i = torch.arange(outputs, device=like.device).unsqueeze(1)
-    position = torch.arange(inputs, device=like.device).unsqueeze(0)
+    """Row i averages the window from ⌊i·in/out⌋ to ⌈(i+1)·in/out⌉, as adaptive pooling does."""
+    i, position = matrix_cells(inputs, outputs, like)
     start = i * inputs // outputs
     end = ((i + 1) * inputs + outputs - 1) // outputs
     inside = ((position >= start) & (position < end)).to(like.dtype)
     return inside / (end - start).to(like.dtype)
+
+
+def matrix_cells(inputs: int, outputs: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Row and column of every cell of an [outputs, inputs] matrix."""
+    i = torch.arange(outputs, device=like.device).unsqueeze(1).expand(outputs, inputs)
+    position = torch.arange(inputs, device=like.device).unsqueeze(0).expand(outputs, inputs)
+    return i, position
 
 
 def he_fan_out(network: nn.Module) -> None:
