@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from espy import spec as specs
+from espy.errors import ModelError
 from espy.nn import espnet, segment
 from espy.nn.espnetv2 import Encoder
 from espy.spec import Spec
@@ -53,3 +55,25 @@ def _construct(spec: Spec) -> nn.Module:
     return segment.ESPNetv2(
         pyramids, spec.classes, base=spec.base, pyramid_width=spec.pyramid_width, activation=spec.activation
     )
+
+
+def with_weights(spec: Spec, arrays: dict[str, np.ndarray]) -> nn.Module:
+    """The network of a spec with the given weights (by our names), in eval mode. Raises ModelError where they do not fit."""
+    with torch.device("meta"):
+        network = build(spec)
+    expected = weights_of(network)
+    for name in expected.keys() | arrays.keys():
+        if name not in arrays or name not in expected or expected[name].shape != arrays[name].shape:
+            what = "missing" if name not in arrays else "strange" if name not in expected else "of another shape"
+            raise ModelError(f"{name} is {what}: the weights do not belong to the network of the header")
+    network.to_empty(device="cpu")
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.num_batches_tracked = torch.tensor(0)
+    network.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}, strict=False)
+    return network.eval()
+
+
+def weights_of(network: nn.Module) -> dict[str, torch.Tensor]:
+    """A network's weights by name: its state without the counters that only training with momentum None reads."""
+    return {name: t for name, t in network.state_dict().items() if not name.endswith("num_batches_tracked")}

@@ -1,0 +1,321 @@
+"""What every model file says of itself, and how each format carries it.
+
+The header is a JSON object: network, labels, how pictures are prepared, which sizes the file takes, a card. In a
+`.safetensors` file it stands in the metadata under the key `espy`, in an `.onnx` file in the model's metadata properties
+under the same key, behind the graph. A second entry, `espy_sha256`, covers header and content; a file that has it and
+does not match is damaged and refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as save_safetensors
+
+from espy import spec as specs
+from espy.errors import ModelError, SpecError
+from espy.labels import Label
+from espy.output import write_bytes
+from espy.spec import Spec
+from espy.version import VERSION
+
+FORMAT = 1
+KEY, SUM = "espy", "espy_sha256"
+SMALLEST_SIDE = 16
+LARGEST_SIDE = 32768
+MASK_CLASSES = 256  # a mask is uint8
+
+Sizes = Literal["any"] | dict[str, int] | list[tuple[int, int]]
+
+
+class Preprocess(msgspec.Struct, frozen=True):
+    """How a picture becomes what the network sees.
+
+    `size` (height, width). `resize`: `stretch` to it, `short` side to it and centre crop, or `native`, the picture's own size.
+    `filter`: `antialias` smooths when shrinking (Pillow's bilinear), `plain` does not (two taps at pixel centres).
+    `multiple`: native sizes are rounded down to it. A value v becomes (v·scale − mean) / std, channels in `order`.
+    """
+
+    size: tuple[int, int]
+    order: Literal["RGB", "BGR"] = "RGB"
+    scale: float = 1 / 255
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    filter: Literal["antialias", "plain"] = "antialias"
+    resize: Literal["stretch", "short", "native"] = "stretch"
+    multiple: int = 32
+
+    def __post_init__(self) -> None:
+        for side in self.size:
+            if not SMALLEST_SIDE <= side <= LARGEST_SIDE:
+                raise ValueError(f"size must be {SMALLEST_SIDE} to {LARGEST_SIDE} pixels a side, not {side}")
+        if not 1 <= self.multiple <= 1024:
+            raise ValueError(f"multiple must be 1 to 1024, not {self.multiple}")
+        if not all(abs(v) < 1e6 for v in (self.scale, *self.mean)) or not all(0 < s < 1e6 for s in self.std):
+            raise ValueError("scale, mean and std must be finite, std above 0")
+
+
+class Metric(msgspec.Struct, frozen=True):
+    """A measured number: on which set and how."""
+
+    name: str
+    value: float
+    set: str = ""
+    protocol: str = ""
+
+
+class Card(msgspec.Struct, frozen=True):
+    """What people should know of a model."""
+
+    title: str = ""
+    data: str = ""
+    terms: str = ""
+    metrics: tuple[Metric, ...] = ()
+
+
+class Header(msgspec.Struct, frozen=True):
+    """The header of a model file. `extra` holds keys that this version does not know; they are kept."""
+
+    task: str
+    spec: Spec
+    labels: tuple[Label, ...]
+    preprocess: Preprocess
+    sizes: Any
+    card: Card = Card()
+    tool: str = f"espy {VERSION}"
+    extra: dict[str, Any] = msgspec.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, spec: Spec, labels: tuple[Label, ...], preprocess: Preprocess, card: Card) -> Header:
+        """The header of plain weights: the sizes are what the network takes."""
+        return cls(spec.task, spec, labels, preprocess, sizes_of(preprocess), card)
+
+
+def sizes_of(preprocess: Preprocess) -> Sizes:
+    """The sizes that a model of dynamic size takes."""
+    return "any" if preprocess.multiple == 1 else {"multiple": preprocess.multiple}
+
+
+def size_fits(sizes: Sizes, size: tuple[int, int]) -> bool:
+    """Whether a (height, width) is one that the header's `sizes` allows."""
+    if sizes == "any":
+        return min(size) >= SMALLEST_SIDE
+    if isinstance(sizes, dict):
+        return all(side >= sizes["multiple"] and side % sizes["multiple"] == 0 for side in size)
+    return tuple(size) in [tuple(s) for s in sizes]
+
+
+def describe_sizes(sizes: Sizes) -> str:
+    """The header's `sizes` for people."""
+    if sizes == "any":
+        return f"any height and width from {SMALLEST_SIDE}"
+    if isinstance(sizes, dict):
+        return f"heights and widths that are multiples of {sizes['multiple']}"
+    return "only " + ", ".join(f"height {h}, width {w}" for h, w in sizes)
+
+
+# JSON
+
+
+def to_json(header: Header) -> str:
+    """The JSON form of a header."""
+    data = {
+        "format": FORMAT,
+        "task": header.task,
+        "spec": specs.to_dict(header.spec),
+        **{key: msgspec.to_builtins(getattr(header, key)) for key in ("labels", "preprocess", "sizes", "card", "tool")},
+        **header.extra,
+    }
+    return json.dumps(data, ensure_ascii=False)
+
+
+def from_json(text: str | bytes, where: str | Path) -> Header:
+    """The header of a JSON text. Raises ModelError, one line, where it is not one."""
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        raise ModelError(f"{where}: its header is not JSON: the file is damaged") from None
+    if not isinstance(data, dict):
+        raise ModelError(f"{where}: its header is not a JSON object")
+    if data.get("format") != FORMAT:
+        raise ModelError(f"{where}: header format {data.get('format')!r} is unknown, this version reads {FORMAT}: update espy")
+    known = ("task", "labels", "preprocess", "sizes", "card", "tool")
+    try:
+        fields = {"labels": (tuple[Label, ...]), "preprocess": Preprocess, "card": Card, "task": str, "tool": str}
+        values: dict[str, Any] = {
+            key: msgspec.convert(data[key], kind) for key, kind in fields.items() if key in data or key not in ("card", "tool")
+        }  # fmt: skip
+        spec = specs.from_dict(data.get("spec"))
+        sizes = _sizes(data.get("sizes"))
+    except KeyError as error:
+        raise ModelError(f"{where}: its header lacks {error.args[0]!r}") from None
+    except (msgspec.ValidationError, SpecError, ValueError) as error:
+        raise ModelError(f"{where}: its header is not valid: {error}") from None
+    extra = {key: value for key, value in data.items() if key not in (*known, "format", "spec")}
+    header = Header(spec=spec, sizes=sizes, extra=extra, **values)
+    _check(header, where)
+    return header
+
+
+def _sizes(value: Any) -> Sizes:
+    if value == "any":
+        return "any"
+    if isinstance(value, dict) and set(value) == {"multiple"} and type(value["multiple"]) is int and value["multiple"] > 0:
+        return value
+    if isinstance(value, list) and value and all(
+        isinstance(s, list) and len(s) == 2 and all(type(n) is int and n >= SMALLEST_SIDE for n in s) for s in value
+    ):  # fmt: skip
+        return [(h, w) for h, w in value]
+    raise ValueError('sizes must be "any", {"multiple": n} or a list of [height, width]')
+
+
+def _check(header: Header, where: str | Path) -> None:
+    if header.task != header.spec.task:
+        raise ModelError(f"{where}: its header says task {header.task!r} but its network is for {header.spec.task!r}")
+    if len(header.labels) != header.spec.classes:
+        raise ModelError(f"{where}: its header has {len(header.labels)} labels for {header.spec.classes} classes")
+    if any(not 0 <= v <= 255 for label in header.labels for v in label.colour):
+        raise ModelError(f"{where}: its header has a colour outside 0..255")
+    if header.preprocess.resize == "short" and header.task == "segment":
+        raise ModelError(f"{where}: its header crops (resize 'short'), but a mask covers the whole picture")
+
+
+# .safetensors
+
+
+def write_safetensors(path: str | Path, header: Header, arrays: dict[str, np.ndarray], *, force: bool = False) -> None:
+    """Plain weights and header as one file, written atomically."""
+    text = to_json(header)
+    arrays = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
+    metadata = {KEY: text, SUM: _digest(text, arrays)}
+    write_bytes(path, save_safetensors(arrays, metadata), force=force)
+
+
+def read_safetensors(path: str | Path) -> tuple[Header, dict[str, np.ndarray]]:
+    """Header and weights of a `.safetensors` model file. Raises ModelError, one line, for anything else."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            if KEY not in metadata:
+                raise ModelError(f"{path}: no espy header in it: convert the published checkpoint with `espy convert`")
+            header = from_json(metadata[KEY], path)
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no such file") from None
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelError(f"{path}: damaged or truncated, or no safetensors file ({_first_line(error)})") from None
+    if SUM in metadata and metadata[SUM] != _digest(metadata[KEY], arrays):
+        raise ModelError(f"{path}: damaged: its content does not match its checksum; make or fetch it again")
+    return header, arrays
+
+
+def _digest(text: str, arrays: dict[str, np.ndarray]) -> str:
+    total = hashlib.sha256(text.encode())
+    for name in sorted(arrays):
+        array = arrays[name]
+        total.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        total.update(np.ascontiguousarray(array).data)
+    return total.hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:200]
+
+
+# .onnx: a protobuf message; its metadata properties are field 14, a key (field 1) and a value (field 2) each
+
+
+def attach_onnx(graph: bytes, header: Header) -> bytes:
+    """The bytes of an ONNX model with the header behind it; the model must carry no metadata properties yet."""
+    text = to_json(header)
+    total = hashlib.sha256(graph + text.encode()).hexdigest()
+    return graph + _onnx_property(KEY, text) + _onnx_property(SUM, total)
+
+
+def read_onnx_header(path: str | Path, data: bytes) -> Header | None:
+    """The header of an ONNX model's bytes, None where it has none. Raises ModelError where the file is damaged."""
+    try:
+        properties, end = _onnx_properties(data)
+        text = properties.get(KEY)
+        total = properties.get(SUM)
+    except (IndexError, ValueError):
+        raise ModelError(f"{path}: damaged or truncated, or no ONNX file") from None
+    if text is None:
+        return None
+    header = from_json(text, path)
+    if total is not None and total != hashlib.sha256(data[:end] + text.encode()).hexdigest():
+        raise ModelError(f"{path}: damaged: its content does not match its checksum; make or fetch it again")
+    return header
+
+
+def _onnx_property(key: str, value: str) -> bytes:
+    entry = b"".join(_field(n, text.encode()) for n, text in ((1, key), (2, value)))
+    return _field(14, entry)
+
+
+def _field(number: int, content: bytes) -> bytes:
+    return _varint(number << 3 | 2) + _varint(len(content)) + content
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _onnx_properties(data: bytes) -> tuple[dict[str, str], int]:
+    """The metadata properties, and where the header's entry starts."""
+    properties: dict[str, str] = {}
+    end = len(data)
+    for number, start, content in _fields(data):
+        if number == 14:
+            entry = {n: c for n, _, c in _fields(content)}
+            key = entry.get(1, b"").decode()
+            properties[key] = entry.get(2, b"").decode()
+            if key == KEY:
+                end = start
+    return properties, end
+
+
+def _fields(data: bytes) -> list[tuple[int, int, bytes]]:
+    """(number, start, content) of a protobuf message's fields; numbers that are not length-delimited have no content."""
+    fields, position = [], 0
+    while position < len(data):
+        start = position
+        tag, position = _read_varint(data, position)
+        kind, content = tag & 7, b""
+        if kind == 0:
+            _, position = _read_varint(data, position)
+        elif kind in (1, 5):
+            position += 8 if kind == 1 else 4
+        elif kind == 2:
+            length, position = _read_varint(data, position)
+            content = data[position : position + length]
+            position += length
+        else:
+            raise ValueError("no protobuf message")
+        if position > len(data):
+            raise ValueError("truncated")
+        fields.append((tag >> 3, start, content))
+    return fields
+
+
+def _read_varint(data: bytes, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while shift < 70:
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            return value, position
+    raise ValueError("no protobuf message")
