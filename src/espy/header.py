@@ -180,6 +180,8 @@ def _check(header: Header, where: str | Path) -> None:
         raise ModelError(f"{where}: its header says task {header.task!r} but its network is for {header.spec.task!r}")
     if len(header.labels) != header.spec.classes:
         raise ModelError(f"{where}: its header has {len(header.labels)} labels for {header.spec.classes} classes")
+    if len({label.name for label in header.labels}) != len(header.labels):
+        raise ModelError(f"{where}: its header has two labels of one name")
     if any(not 0 <= v <= 255 for label in header.labels for v in label.colour):
         raise ModelError(f"{where}: its header has a colour outside 0..255")
     if header.preprocess.resize == "short" and header.task == "segment":

@@ -1,0 +1,1 @@
+"""Prediction: a model file, an engine, a picture, a result; no torch."""

@@ -1,0 +1,81 @@
+"""Engines: what runs a model file. One file each, one protocol for all.
+
+An engine takes uint8 [N, h, w, 3] RGB pictures at the network's size and returns a dict of arrays by name, "mask" uint8
+[N, h, w] for segmentation. It may be called from several threads, and never computes in another precision than asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from espy.errors import EngineError
+from espy.header import Header
+from espy.spec import nearest
+
+
+class Engine(Protocol):
+    """What the predictor needs of an engine."""
+
+    name: str
+    version: str
+    precision: str
+
+    def __init__(self, path: Path, *, header: Header, threads: int | None, precision: str) -> None: ...
+
+    def run(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """uint8 [N, h, w, 3] → {"mask": uint8 [N, h, w]} (with scores exported: "scores" float32 [N, C, h, w])."""
+
+    def close(self) -> None:
+        """Give back what the engine holds; it cannot run any more."""
+
+
+ENGINES = {
+    # name: (module:class, package to install, endings that it opens)
+    "onnxruntime": ("onnxruntime:OnnxRuntime", "onnxruntime", (".onnx",)),
+    "openvino": ("openvino:OpenVino", "espy-vision[openvino]", (".onnx",)),
+    "torch": ("torch:Torch", "espy-vision[train]", (".safetensors",)),
+}
+
+
+def choose(engine: str, suffix: str) -> str:
+    """The engine's name for a file's ending; `auto` is the first that opens it. Raises EngineError where none does."""
+    opens = [name for name, (_, _, endings) in ENGINES.items() if suffix in endings]
+    if engine == "auto":
+        if not opens:
+            raise EngineError(f"no engine opens {suffix or 'a file without ending'}: give .onnx or .safetensors")
+        return opens[0]
+    if engine not in ENGINES:
+        raise EngineError(f"unknown engine {engine!r}: {nearest(engine, list(ENGINES))}")
+    if engine not in opens:
+        endings = " or ".join(ENGINES[engine][2])
+        cure = "export it first: espy export MODEL --to onnx" if suffix == ".safetensors" else f"give it {endings}"
+        raise EngineError(f"engine {engine} opens {endings}, not {suffix}: {cure}")
+    return engine
+
+
+def load_engine(name: str) -> type[Engine]:
+    """The class of an engine. Raises EngineError with the install line where its package is missing."""
+    target, package, _ = ENGINES[name]
+    module, kind = target.split(":")
+    try:
+        loaded: type[Engine] = getattr(importlib.import_module(f"espy.run.engines.{module}"), kind)
+        return loaded
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("espy"):
+            raise
+        raise missing(name, package) from None
+
+
+def missing(name: str, package: str | None = None) -> EngineError:
+    """The error for an engine whose package is not installed."""
+    return EngineError(f"engine {name} is not installed: pip install '{package or ENGINES[name][1]}'")
+
+
+def check_precision(engine: str, precision: str, known: tuple[str, ...]) -> None:
+    """Raise EngineError unless the engine computes in the precision."""
+    if precision not in known:
+        raise EngineError(f"engine {engine} computes in {' or '.join(known)}, not in {precision!r}")

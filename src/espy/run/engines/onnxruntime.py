@@ -1,0 +1,54 @@
+"""ONNX Runtime on the processor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from espy.errors import EngineError, ModelError
+from espy.header import Header
+from espy.run.engines import check_precision
+
+
+class OnnxRuntime:
+    """Runs `.onnx` files in float32."""
+
+    name = "onnxruntime"
+    version = ort.__version__
+
+    def __init__(self, path: Path, *, header: Header, threads: int | None, precision: str) -> None:
+        check_precision(self.name, precision, ("float32",))
+        self.precision = precision
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads or 0
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        options.add_session_config_entry("session.force_spinning_stop", "1")  # leave the cores to reading and writing
+        try:
+            self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the runtime raises kinds of its own
+            raise ModelError(f"{path}: ONNX Runtime cannot open it ({str(error).splitlines()[0][:200]})") from None
+        self._check(path)
+
+    def _check(self, path: Path) -> None:
+        inputs = {i.name: (i.type, len(i.shape)) for i in self._session.get_inputs()}
+        outputs = {o.name: (o.type, len(o.shape)) for o in self._session.get_outputs()}
+        if inputs != {"image": ("tensor(uint8)", 4)} or outputs.get("mask") != ("tensor(uint8)", 3):
+            raise ModelError(
+                f"{path}: takes {sorted(inputs)} and gives {sorted(outputs)}; a deployed model takes 'image' (uint8 "
+                "[N, H, W, 3]) and gives 'mask' (uint8 [N, H, W]): make one with `espy export`"
+            )
+
+    def run(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        if self._session is None:
+            raise EngineError("the engine is closed")
+        names = [output.name for output in self._session.get_outputs()]
+        try:
+            return dict(zip(names, self._session.run(names, {"image": image}), strict=True))
+        except Exception as error:
+            raise EngineError(f"ONNX Runtime failed: {str(error).splitlines()[0][:300]}") from None
+
+    def close(self) -> None:
+        self._session = None

@@ -1,0 +1,51 @@
+"""OpenVINO on the processor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+
+from espy.errors import EngineError, ModelError
+from espy.header import Header
+from espy.run.engines import check_precision
+
+PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+
+
+class OpenVino:
+    """Runs `.onnx` files in float32, or in bfloat16 where that is asked for (OpenVINO's own default on recent processors)."""
+
+    name = "openvino"
+    version = ov.__version__.split("-")[0]
+
+    def __init__(self, path: Path, *, header: Header, threads: int | None, precision: str) -> None:
+        check_precision(self.name, precision, tuple(PRECISIONS))
+        self.precision = precision
+        settings = {
+            "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": "1",
+        }
+        if threads:
+            settings["INFERENCE_NUM_THREADS"] = str(threads)
+        try:
+            self._model = ov.Core().compile_model(str(path), "CPU", settings)
+        except Exception as error:  # the runtime raises plain RuntimeError and kinds of its own
+            raise ModelError(f"{path}: OpenVINO cannot open it ({str(error).strip().splitlines()[-1][:200]})") from None
+        names = {output.any_name for output in self._model.outputs}
+        if [i.any_name for i in self._model.inputs] != ["image"] or "mask" not in names:
+            raise ModelError(f"{path}: is no deployed model ('image' in, 'mask' out): make one with `espy export`")
+
+    def run(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        if self._model is None:
+            raise EngineError("the engine is closed")
+        try:
+            outputs = self._model.create_infer_request().infer([image])
+        except Exception as error:
+            raise EngineError(f"OpenVINO failed: {str(error).strip().splitlines()[-1][:300]}") from None
+        return {port.any_name: np.array(value) for port, value in outputs.items()}
+
+    def close(self) -> None:
+        self._model = None

@@ -1,0 +1,49 @@
+"""PyTorch, eager: the plain networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from espy.errors import EngineError, ModelError
+from espy.header import Header, read_safetensors
+from espy.run.engines import check_precision, missing
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Torch:
+    """Runs `.safetensors` files in float32. The number of threads holds for the whole process, as PyTorch has it."""
+
+    name = "torch"
+
+    def __init__(self, path: Path, *, header: Header, threads: int | None, precision: str) -> None:
+        try:
+            import torch
+        except ModuleNotFoundError:
+            raise missing(self.name) from None
+        from espy.nn.build import with_weights
+        from espy.nn.deployed import Deployed
+
+        check_precision(self.name, precision, ("float32",))
+        self.precision, self.version, self._torch = precision, torch.__version__.split("+")[0], torch
+        if threads:
+            torch.set_num_threads(threads)
+        try:
+            network = with_weights(header.spec, read_safetensors(path)[1])
+        except ModelError as error:
+            raise ModelError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from None
+        self._module: Any = Deployed(network, header.preprocess).eval()
+
+    def run(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        if self._module is None:
+            raise EngineError("the engine is closed")
+        with self._torch.inference_mode():
+            tensor: torch.Tensor = self._torch.from_numpy(np.array(image))
+            return {"mask": self._module(tensor)[0].numpy()}
+
+    def close(self) -> None:
+        self._module = None

@@ -1,0 +1,277 @@
+"""From a model file and a picture to a result."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from espy import bundle
+from espy.errors import EngineError, EspyError, ModelError
+from espy.header import (
+    Card,
+    Header,
+    Preprocess,
+    describe_sizes,
+    from_json,
+    read_onnx_header,
+    read_safetensors,
+    size_fits,
+    to_json,
+)
+from espy.labels import Label
+from espy.picture.frame import Frame, Size
+from espy.picture.read import MAX_PIXELS, Picture, Source, read
+from espy.run.engines import ENGINES, choose, load_engine
+from espy.run.result import Segmentation
+from espy.run.tile import Tiling, run_tiled
+from espy.spec import Spec
+
+AHEAD = 2  # pictures that are decoded while the engine runs
+
+
+@dataclass(frozen=True)
+class Item:
+    """One of many pictures: its `result`, or the `error` that kept it from one."""
+
+    source: Source
+    result: Segmentation | None = None
+    error: EspyError | None = None
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    picture: Picture
+    frame: Frame
+    network: np.ndarray | None  # uint8 [h, w, 3]; None where tiles are cut later
+    decode_ms: float
+    prepare_ms: float
+
+
+def load(
+    model: str | Path = "street",
+    *,
+    engine: str = "auto",
+    threads: int | None = None,
+    precision: str = "float32",
+    size: Size = None,
+    tile: tuple[int, int] | None = None,
+    overlap: int | None = None,
+    header: str | Path | dict[str, Any] | Header | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Model:
+    """A model ready to look at pictures.
+
+    `model`: a bundled name (`street`, `street-small`, `objects`), a `.onnx` or `.safetensors` file, or a run folder.
+    `engine`: `auto`, `onnxruntime`, `openvino`, `torch`. `threads`: all unless given. `size`: (height, width) that the
+    network sees, `"native"` for the picture's own; as the model's header says unless given. `tile`: (height, width) of
+    overlapping tiles, for pictures of any size in bounded memory; at the picture's own size unless `size` is given.
+    `overlap`: pixels that tiles share. `header`: for a foreign ONNX file, its header as JSON file, dict or Header.
+    Raises EspyError, one line, for what cannot work.
+    """
+    path, name = resolve(model, engine)
+    found = _header_of(path, header)
+    if size is None and tile is not None:
+        size = "native"
+    tiling = Tiling.of(tile, found.spec, found.preprocess.multiple, overlap) if tile else None
+    if size is not None and size != "native" and tiling is None:
+        check_fits(found, size, str(path))
+    running = load_engine(name)(path, header=found, threads=threads, precision=precision)
+    return Model(path, found, running, size, tiling, max_pixels)
+
+
+def resolve(model: str | Path, engine: str) -> tuple[Path, str]:
+    """The file of a model and the engine that opens it."""
+    path = Path(model)
+    if str(model) in bundle.NAMES and not path.is_file():
+        suffix = ".onnx" if engine == "auto" or engine not in ENGINES else ENGINES[engine][2][0]
+        path = bundle.path(str(model), suffix)
+    elif path.is_dir():
+        path = path / "best.safetensors"
+    if not path.is_file():
+        raise ModelError(f"{model}: no such model file; bundled: {', '.join(bundle.NAMES)}")
+    if path.suffix in (".pth", ".pt"):
+        raise ModelError(f"{path}: a published checkpoint: convert it first with `espy convert {path} -o MODEL.safetensors`")
+    return path, choose(engine, path.suffix)
+
+
+def _header_of(path: Path, given: str | Path | dict[str, Any] | Header | None) -> Header:
+    if isinstance(given, Header):
+        return from_json(to_json(given), "header")
+    if isinstance(given, dict):
+        return from_json(json.dumps(given), "header")
+    if given is not None:
+        try:
+            return from_json(Path(given).read_bytes(), given)
+        except OSError as error:
+            raise ModelError(f"{given}: cannot be read: {error.strerror or error}") from None
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)[0]
+    header = read_onnx_header(path, path.read_bytes())
+    if header is None:
+        raise ModelError(f"{path}: no espy header in it; give one with --header FILE.json (docs/model-file.md says what it holds)")
+    return header
+
+
+def check_fits(header: Header, size: tuple[int, int], where: str) -> None:
+    """Raise EngineError where a model does not take pictures of (height, width)."""
+    if not size_fits(header.sizes, size):
+        raise EngineError(
+            f"{where}: height {size[0]}, width {size[1]} does not fit: it takes {describe_sizes(header.sizes)}"
+        )
+
+
+class Model:
+    """A loaded model. Call it with a picture, or `map` it over many; close it when done (or use `with`)."""
+
+    def __init__(
+        self, path: Path, header: Header, engine: Any, size: Size, tiling: Tiling | None, max_pixels: int
+    ) -> None:
+        self.path, self.header, self.engine = path, header, engine
+        self.size, self.tiling, self.max_pixels = size, tiling, max_pixels
+
+    @property
+    def task(self) -> str:
+        """What it does: "segment"."""
+        return self.header.task
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """The classes, in the order of the mask's values."""
+        return self.header.labels
+
+    @property
+    def spec(self) -> Spec:
+        """The network."""
+        return self.header.spec
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How pictures are prepared."""
+        return self.header.preprocess
+
+    @property
+    def card(self) -> Card:
+        """What people should know of the model."""
+        return self.header.card
+
+    def __call__(self, source: Source) -> Segmentation:
+        """The result for one picture: a path, bytes, an open file, a Pillow image, uint8 [H, W, 3] RGB or [H, W].
+
+        Raises PictureError for what cannot be read.
+        """
+        return self._run([self._prepare(source)])[0]
+
+    def map(self, sources: Iterable[Source], batch: int = 1) -> Iterator[Item]:
+        """Items in the order of the sources, lazily; the next pictures are decoded while the engine runs.
+
+        A source that fails becomes an item with an `error`; the others are done. `batch` pictures of one size go through
+        the engine together.
+        """
+        if batch < 1:
+            raise EspyError(f"batch must be at least 1, not {batch}")
+        with ThreadPoolExecutor(AHEAD, thread_name_prefix="espy-read") as pool:
+            waiting: deque[tuple[Source, Future[_Prepared]]] = deque()
+            left = iter(sources)
+            try:
+                while True:
+                    for source in islice(left, batch + AHEAD - len(waiting)):
+                        waiting.append((source, pool.submit(self._prepare, source)))
+                    if not waiting:
+                        return
+                    group = [waiting.popleft() for _ in range(min(batch, len(waiting)))]
+                    yield from self._run_group(group)
+            finally:
+                for _, future in waiting:
+                    future.cancel()
+
+    def close(self) -> None:
+        """Give back what the engine holds."""
+        self.engine.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Model({self.path.name!r}, task={self.task!r}, classes={len(self.labels)}, engine={self.engine.name!r})"
+
+    def _prepare(self, source: Source) -> _Prepared:
+        start = time.perf_counter()
+        picture = read(source, max_pixels=self.max_pixels)
+        decoded = time.perf_counter()
+        frame = Frame.of(self.preprocess, picture.size, self.size)
+        network = None
+        if self.tiling is None:
+            check_fits(self.header, frame.network, picture.source)
+            network = frame.to_network(picture.image)
+        prepared = time.perf_counter()
+        return _Prepared(picture, frame, network, 1e3 * (decoded - start), 1e3 * (prepared - decoded))
+
+    def _run_group(self, group: list[tuple[Source, Future[_Prepared]]]) -> Iterator[Item]:
+        """Items of a group in order; neighbours of one size share an engine run."""
+        together: list[tuple[Source, _Prepared]] = []
+        for source, future in group:
+            try:
+                prepared = future.result()
+            except EspyError as error:
+                yield from self._run_together(together)
+                together = []
+                yield Item(source, error=error)
+                continue
+            alike = together and prepared.network is not None and together[0][1].frame.network == prepared.frame.network
+            if together and not alike:
+                yield from self._run_together(together)
+                together = []
+            together.append((source, prepared))
+        yield from self._run_together(together)
+
+    def _run_together(self, together: list[tuple[Source, _Prepared]]) -> Iterator[Item]:
+        if not together:
+            return
+        try:
+            results = self._run([prepared for _, prepared in together])
+        except EspyError as error:
+            yield from (Item(source, error=error) for source, _ in together)
+            return
+        for (source, _), result in zip(together, results, strict=True):
+            yield Item(source, result)
+
+    def _run(self, group: list[_Prepared]) -> list[Segmentation]:
+        start = time.perf_counter()
+        networks = [prepared.network for prepared in group if prepared.network is not None]
+        if self.tiling is not None:
+            masks = [run_tiled(self._tile, p.picture.image, p.frame, self.tiling) for p in group]
+        else:
+            masks = list(self.engine.run(networks[0][None] if len(networks) == 1 else np.stack(networks))["mask"])
+        engine_ms = 1e3 * (time.perf_counter() - start) / len(group)
+        return [self._finish(prepared, mask, engine_ms) for prepared, mask in zip(group, masks, strict=True)]
+
+    def _tile(self, image: np.ndarray) -> np.ndarray:
+        check_fits(self.header, (image.shape[1], image.shape[2]), str(self.path))
+        mask: np.ndarray = self.engine.run(image)["mask"]
+        return mask
+
+    def _finish(self, prepared: _Prepared, mask: np.ndarray, engine_ms: float) -> Segmentation:
+        start = time.perf_counter()
+        mask = prepared.frame.mask_back(mask)
+        timing = {
+            "decode": prepared.decode_ms,
+            "prepare": prepared.prepare_ms,
+            "engine": engine_ms,
+            "finish": 1e3 * (time.perf_counter() - start),
+        }
+        return Segmentation(mask, self.labels, timing, prepared.picture.image, prepared.picture.note)

@@ -1,0 +1,1 @@
+"""From a network to a deployed file, compared with the network before it is called done (torch)."""

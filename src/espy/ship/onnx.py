@@ -1,0 +1,189 @@
+"""The deployed graph as an ONNX file: uint8 picture in, uint8 mask out, header behind the graph."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx
+import torch
+from torch import nn
+from torch.export import Dim
+
+from espy import bundle
+from espy.errors import EspyError, ModelError
+from espy.header import Header, Preprocess, attach_onnx, read_safetensors, size_fits
+from espy.labels import plain
+from espy.nn.build import with_weights
+from espy.nn.deployed import Deployed
+from espy.output import refuse_existing, write_bytes
+from espy.picture.frame import Frame
+from espy.picture.read import read
+from espy.published import Published, load_published
+from espy.run.engines.onnxruntime import OnnxRuntime
+from espy.run.predictor import resolve
+
+OPSET = 20
+EQUAL_PIXELS = 0.999  # least share of equal mask pixels, on every photo
+SCORE_ERROR = 1e-4  # largest difference of the logits, relative to the largest logit
+
+
+@dataclass(frozen=True)
+class Report:
+    """A deployed file and how it compares with the network: the worst over `pictures` (photo, size) pairs."""
+
+    path: Path
+    bytes: int
+    pictures: int
+    mask_equal: float
+    score_error: float
+
+
+def export(
+    model: str | Path | Published | nn.Module,
+    to: str = "onnx",
+    path: str | Path | None = None,
+    *,
+    size: tuple[int, int] | None = None,
+    scores: bool = False,
+    force: bool = False,
+) -> Report:
+    """Write the deployed graph of a model and compare it with the network on real photos.
+
+    `model`: a `.safetensors` file or run folder, a bundled name, a published checkpoint (path or read), or a network built
+    by `espy.build`. `path`: the file to write, beside the model unless given. `size`: one fixed (height, width) instead of
+    dynamic ones. `scores`: the logits as a second output. Raises ModelError, and writes nothing, where a mask differs in
+    more than 0.1 % of its pixels or a logit by more than 1e-4 of the largest.
+    """
+    if to != "onnx":
+        raise EspyError(f"cannot export to {to!r}: known: onnx")
+    header, network, origin = _source(model)
+    if path is None and origin is None:
+        raise EspyError("say where to: export(network, path='model.onnx')")
+    target = Path(path) if path is not None else Path(origin or "").with_suffix(".onnx")
+    refuse_existing(target, force)
+    header = _sized(header, size)
+    deployed = Deployed(network, header.preprocess).eval()
+    graph = _graph(deployed, header, size)
+    with tempfile.TemporaryDirectory() as folder:
+        both = Path(folder) / "both.onnx"
+        both.write_bytes(attach_onnx(graph.SerializeToString(), header))
+        report = _compare(both, deployed, header, target)
+        if not scores:
+            del graph.graph.output[1]
+            both.write_bytes(attach_onnx(graph.SerializeToString(), header))
+            _compare(both, deployed, header, target)  # what is kept is what was compared
+        content = both.read_bytes()
+    write_bytes(target, content, force=force)
+    return replace(report, bytes=len(content))
+
+
+def _source(model: str | Path | Published | nn.Module) -> tuple[Header, nn.Module, Path | None]:
+    """Header, network, and the file it came from."""
+    if isinstance(model, Published):
+        return model.header, model.network, None
+    if isinstance(model, nn.Module):
+        spec: Any = getattr(model, "spec", None)
+        if spec is None:
+            raise EspyError("only networks made by espy.build know their spec")
+        preprocess = Preprocess((512, 1024), multiple=1 if spec.receptive_field_px else 32)
+        return Header(spec.task, spec, plain(spec.classes), preprocess, _dynamic(preprocess)), model.eval(), None
+    path = Path(model)
+    if path.suffix in (".pth", ".pt") and path.is_file():
+        published = load_published(path)
+        return published.header, published.network, path
+    path, _ = resolve(model, "torch")
+    header, arrays = read_safetensors(path)
+    try:
+        network = with_weights(header.spec, arrays)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
+    return header, network, None if str(model) in bundle.NAMES else path
+
+
+def _dynamic(preprocess: Preprocess) -> Any:
+    return "any" if preprocess.multiple == 1 else {"multiple": preprocess.multiple}
+
+
+def _sized(header: Header, size: tuple[int, int] | None) -> Header:
+    """The header of the deployed file: a fixed size becomes the one that pictures are brought to."""
+    if size is None:
+        return header
+    preprocess = msgspec.structs.replace(header.preprocess, size=size, resize="stretch")
+    return msgspec.structs.replace(header, preprocess=preprocess, sizes=[size])
+
+
+def _graph(deployed: Deployed, header: Header, size: tuple[int, int] | None) -> onnx.ModelProto:
+    """The exported model without the exporter's notes on where each node came from."""
+    multiple = header.preprocess.multiple
+    height, width = size or (4 * multiple, 5 * multiple) if multiple > 1 else size or (64, 96)
+    if size is None:
+        sides = [multiple * Dim(n, min=1) if multiple > 1 else Dim(n, min=17) for n in ("h", "w")]
+        shapes = {0: Dim("n"), 1: sides[0], 2: sides[1]}
+    else:
+        shapes = {0: Dim("n")}
+    example = torch.zeros(2, height, width, 3, dtype=torch.uint8)
+    with warnings.catch_warnings(), _quiet():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            deployed, (example,), dynamo=True, dynamic_shapes=(shapes,), input_names=["image"],
+            output_names=["mask", "scores"], opset_version=OPSET, verbose=False,
+        )  # fmt: skip
+    if program is None:
+        raise ModelError("the exporter gave nothing back")
+    model: onnx.ModelProto = program.model_proto
+    del model.metadata_props[:]
+    model.producer_name, model.producer_version, model.doc_string = "espy", "", ""
+    for holder in (model.graph, *model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info,
+                   *model.graph.initializer):  # fmt: skip
+        del holder.metadata_props[:]
+        holder.doc_string = ""
+    del model.graph.value_info[:]
+    return model
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """The exporter's progress notes and remarks on packages that are not needed, kept off the terminal."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(level)
+
+
+def _compare(path: Path, deployed: Deployed, header: Header, name: Path) -> Report:
+    """Run the file and the network on the bundled photos, at the model's size and another where it takes others."""
+    engine = OnnxRuntime(path, header=header, threads=None, precision="float32")
+    size = header.preprocess.size
+    sizes = {size, *(s for s in [(size[0] // 2 // 32 * 32 or 32, size[1] // 4 // 32 * 32 or 32)] if size_fits(header.sizes, s))}
+    equal, error, pictures = 1.0, 0.0, 0
+    for photo in sorted((bundle.FOLDER / "photos").glob("*.jpg")):
+        picture = read(photo)
+        for network_size in sorted(sizes):
+            image = Frame.of(header.preprocess, picture.size, network_size).to_network(picture.image)[None]
+            with torch.inference_mode():
+                mask, scores = (t.numpy() for t in deployed(torch.from_numpy(np.array(image))))
+            found = engine.run(image)
+            equal = min(equal, float((found["mask"] == mask).mean()))
+            if "scores" in found:
+                error = max(error, float(np.abs(found["scores"] - scores).max() / np.abs(scores).max()))
+            pictures += 1
+    if pictures == 0:
+        raise ModelError(f"{name}: no photos to compare on: the installation is incomplete")
+    if not (equal >= EQUAL_PIXELS and error <= SCORE_ERROR):
+        raise ModelError(
+            f"{name}: not written: the graph differs from the network (equal mask pixels {equal:.4%}, least {EQUAL_PIXELS:.1%}; "
+            f"largest difference of a logit {error:.1e}, most {SCORE_ERROR:.0e})"
+        )
+    return Report(name, path.stat().st_size, pictures, equal, error)
