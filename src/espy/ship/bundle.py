@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from espy.bundle import FOLDER, NAMES
 from espy.header import describe_sizes, write_safetensors
 from espy.nn.count import macs, parameters
 from espy.published import Published, load_published
+from espy.run.predictor import load
 from espy.ship.onnx import export
 
 SOURCES = {
@@ -17,6 +19,9 @@ SOURCES = {
     "street-small": "espnetv2_seg_s0.5_city_1024x512.pth",
     "objects": "espnetv2_seg_s2.0_pascal_384x384.pth",
 }
+PHOTOS = {"street": ("street_city.jpg", "china.jpg"), "objects": ("dog.jpg", "person.jpg")}
+"""What the demonstration shows; the shares to expect are those of the torch engine."""
+
 LIMITS = {
     "Cityscapes": "Knows streets of central European cities by day and in fair weather, seen from a car. Elsewhere (night, rain, "
     "indoors, from above) it still names one of its classes for every pixel. It never predicts `background`.",
@@ -36,6 +41,17 @@ def make(weights: Path) -> None:
             f"{name}: {report.bytes / 1e6:.2f} MB, equal mask pixels {report.mask_equal:.4%}, "
             f"largest difference of a logit {report.score_error:.1e} on {report.pictures} pictures"
         )
+    (FOLDER / "photos" / "expected.json").write_text(json.dumps(expected(), indent=1) + "\n", encoding="utf-8")
+
+
+def expected() -> dict[str, dict[str, dict[str, float]]]:
+    """Model → photo → label → share, by the torch engine."""
+    shares: dict[str, dict[str, dict[str, float]]] = {}
+    for name, photos in PHOTOS.items():
+        with load(name, engine="torch") as model:
+            found = {photo: model(FOLDER / "photos" / photo).shares for photo in photos}
+        shares[name] = {p: {label: round(s, 4) for label, s in f.items() if s >= 0.001} for p, f in found.items()}
+    return shares
 
 
 def card(name: str, published: Published) -> str:

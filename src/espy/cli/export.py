@@ -1,0 +1,43 @@
+"""`espy export`: the deployed graph of a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from espy.cli import text
+from espy.errors import EngineError
+
+
+@click.command("export")
+@click.argument("model")
+@click.option("--to", default="onnx", show_default=True, help="The format: onnx.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="The file to write; beside the model unless given.")
+@click.option("--size", metavar="HxW", help="One fixed height x width; dynamic unless given.")
+@click.option("--scores", is_flag=True, help="Give the logits as a second output.")
+@click.option("--force", is_flag=True, help="Overwrite a file that exists.")
+def command(model: str, to: str, out: Path | None, size: str | None, scores: bool, force: bool) -> int:
+    """Write the deployed file (uint8 picture in, uint8 mask out), run it and compare it with torch on real photos.
+
+    Example: espy export street.safetensors --to onnx -o street.onnx
+    """
+    fixed = text.parse_size(size)
+    if fixed == "native":
+        raise click.BadParameter("--size is HEIGHTxWIDTH; without it the file takes pictures of any size that fits")
+    try:
+        from espy.ship.onnx import export
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "onnx"):
+            raise
+        raise EngineError(f"exporting needs {error.name}: pip install 'espy-vision[train]'") from None
+    if out is None and not Path(model).exists():
+        out = Path(f"{model}.onnx")
+    text.say(f"exporting {model}; this takes up to two minutes")
+    report = export(model, to, out, size=fixed, scores=scores, force=force)
+    text.say(
+        f"compared with torch on {report.pictures} pictures: equal mask pixels {report.mask_equal:.4%} or more, "
+        f"largest difference of a logit {report.score_error:.1e} of the largest"
+    )
+    print(f"{report.path} ({report.bytes / 1e6:.2f} MB)")
+    return 0

@@ -1,0 +1,154 @@
+"""`espy predict`: pictures in, overlays, masks and JSON out."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from espy.cli import text
+
+if TYPE_CHECKING:
+    from espy.run.files import Done
+
+STAGES = ("decode", "prepare", "engine", "finish", "write")
+
+
+@click.command("predict")
+@click.argument("source", nargs=-1, required=True)
+@click.option("--model", default="street", show_default=True, help="Bundled name (espy models) or a model file.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("out"), show_default=True, help="Folder for the results.")
+@click.option("--engine", default="auto", show_default=True, help="auto, onnxruntime, openvino or torch.")
+@click.option("--threads", type=click.IntRange(1), help="Threads of the engine; all unless given.")
+@click.option("--precision", default="float32", show_default=True, help="float32, or bfloat16 where the engine has it.")
+@click.option("--size", metavar="HxW|native", help="Height x width that the network sees, or native.")
+@click.option("--tile", metavar="HxW", help="Overlapping tiles of height x width, for large pictures.")
+@click.option("--overlap", type=click.IntRange(0), help="Pixels that tiles share; chosen by the network unless given.")
+@click.option("--view", default="overlay", show_default=True, help="overlay, mask (no picture beside it) or side.")
+@click.option("--header", type=click.Path(path_type=Path), help="JSON header for a foreign ONNX file.")
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Pictures that run together.")
+@click.option("--max-pixels", type=click.IntRange(1), help="Largest picture to read, in pixels (100000000).")
+@click.option("--profile", is_flag=True, help="Show where the time goes.")
+@click.option("--force", is_flag=True, help="Overwrite results that exist.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, nothing else.")
+def command(
+    source: tuple[str, ...], model: str, out: Path, engine: str, threads: int | None, precision: str, size: str | None,
+    tile: str | None, overlap: int | None, view: str, header: Path | None, batch: int, max_pixels: int | None,
+    profile: bool, force: bool, as_json: bool,
+) -> int:  # fmt: skip
+    """Say what every pixel of a picture shows.
+
+    Writes STEM.overlay.jpg, STEM.mask.png (palette PNG of class indices) and STEM.json for every picture.
+
+    Example: espy predict photos/ --model street --out out/
+    """
+    from espy.picture.read import MAX_PIXELS
+    from espy.run import files
+    from espy.run.predictor import load
+    from espy.spec import nearest
+
+    if view not in files.VIEWS:
+        raise click.BadParameter(f"--view {view!r}: {nearest(view, files.VIEWS)}")
+    network_size, tiles = text.parse_size(size), text.parse_tile(tile)
+    tasks = files.find(source, out)
+    files.check_outputs(tasks, out, view, force)
+    loaded = load(
+        model, engine=engine, threads=threads, precision=precision, size=network_size, tile=tiles, overlap=overlap,
+        header=header, max_pixels=max_pixels or MAX_PIXELS,
+    )  # fmt: skip
+    with loaded:
+        _say_what_runs(loaded)
+        finished: list[Done] = []
+        with _bar(len(tasks)) as advance:
+            for done in files.predict(loaded, tasks, out, view=view, force=force, batch=batch):
+                advance(done)
+                finished.append(_light(done) if len(tasks) > 1 else done)
+    results = [done.to_dict() for done in finished if done.error is None]
+    errors = [done.to_dict() for done in finished if done.error is not None]
+    for error in errors:
+        text.say(f"espy: {error['error']}")
+    if as_json:
+        print(json.dumps({"espy": 1, "command": "predict", "results": results, "errors": errors}, ensure_ascii=False))
+    elif results:
+        _table(results, out)
+    if profile:
+        _profile(results)
+    return 0 if not errors else 1 if results else 2
+
+
+def _say_what_runs(model: Any) -> None:
+    size = model.size or (model.preprocess.size if model.preprocess.resize != "native" else "native")
+    at = "the picture's own size" if size == "native" else text.describe_size(size)
+    tiles = f", tiles of {text.describe_size(model.tiling.tile)}, overlap {model.tiling.overlap}" if model.tiling else ""
+    text.say(f"{model.path.stem} on {model.engine.name} {model.engine.version}, {model.engine.precision}, at {at}{tiles}")
+
+
+def _light(done: Done) -> Any:
+    """A finished picture without its pixels: of thousands only the JSON entries are kept."""
+
+    class Entry:
+        error = done.error
+        _data = done.to_dict()
+
+        def to_dict(self) -> dict[str, Any]:
+            return self._data
+
+    return Entry()
+
+
+@contextlib.contextmanager
+def _bar(total: int) -> Iterator[Any]:
+    """A live bar (files, images/s, time left) on a terminal, nothing in a pipe."""
+    if not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        """Pictures a second."""
+
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:.1f} images/s" if task.speed else "")
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        line = progress.add_task("pictures", total=total)
+
+        def advance(done: Done) -> None:
+            progress.update(line, advance=1, description=Path(done.task.source).name[-30:])
+
+        yield advance
+
+
+def _table(results: list[dict[str, Any]], out: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("file", overflow="fold")
+    table.add_column("height x width", justify="right", no_wrap=True)
+    table.add_column("ms", justify="right")
+    table.add_column("shares", overflow="fold")
+    for result in results:
+        ms = sum(result["timing"].values())
+        table.add_row(
+            result["source"], f"{result['size'][0]} x {result['size'][1]}", f"{ms:.0f}", text.main_shares(result["shares"])
+        )
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    print(f"{len(results)} done, in {out}/")
+
+
+def _profile(results: list[dict[str, Any]]) -> None:
+    """Where the time goes: milliseconds of one core's wall time a stage; stages of different pictures overlap."""
+    totals = {stage: sum(result["timing"][stage] for result in results) for stage in STAGES}
+    everything = sum(totals.values()) or 1.0
+    text.say(f"{'stage':<8} {'total ms':>10} {'a picture':>10} {'share':>7}")
+    for stage, ms in totals.items():
+        text.say(f"{stage:<8} {ms:>10.1f} {ms / max(1, len(results)):>10.1f} {ms / everything:>6.1%}")

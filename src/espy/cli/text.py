@@ -1,0 +1,44 @@
+"""Words that several verbs share: sizes and tables."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import click
+
+from espy.picture.frame import Size
+
+
+def say(message: str) -> None:
+    """A remark on stderr."""
+    print(message, file=sys.stderr)
+
+
+def parse_size(text: str | None, option: str = "--size") -> Size:
+    """`512x1024` as (height, width); `native` as it is."""
+    if text is None or text == "native":
+        return text  # type: ignore[return-value]
+    match = re.fullmatch(r"(\d{1,5})[xX×](\d{1,5})", text.strip())
+    if not match or 0 in (int(match[1]), int(match[2])):
+        raise click.BadParameter(f"{option} is HEIGHTxWIDTH, such as 512x1024, not {text!r}")
+    return int(match[1]), int(match[2])
+
+
+def parse_tile(text: str | None) -> tuple[int, int] | None:
+    """`1024x2048` as (height, width)."""
+    size = parse_size(text, "--tile")
+    if size == "native":
+        raise click.BadParameter("--tile is HEIGHTxWIDTH, such as 1024x2048")
+    return size
+
+
+def describe_size(size: tuple[int, int]) -> str:
+    """(height, width) in words."""
+    return f"height {size[0]}, width {size[1]}"
+
+
+def main_shares(shares: dict[str, float], most: int = 5) -> str:
+    """The largest shares in words."""
+    largest = sorted(shares.items(), key=lambda item: -item[1])[:most]
+    return ", ".join(f"{name} {100 * share:.0f} %" for name, share in largest if share >= 0.005)

@@ -1,0 +1,197 @@
+"""Many pictures from files, folders, globs and standard input into an output folder, reading and writing beside the engine."""
+
+from __future__ import annotations
+
+import glob
+import json
+import re
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from espy.errors import EspyError, OutputError
+from espy.output import refuse_existing, write_bytes
+from espy.picture.read import Source
+from espy.picture.write import write_mask, write_picture
+from espy.run.predictor import Model
+from espy.run.result import Segmentation
+
+ENDINGS = {
+    ".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jp2", ".ppm", ".pgm",
+}  # fmt: skip
+"""What a folder search takes; a file that is named itself is tried whatever its ending."""
+
+WRITERS = 2
+WAITING = 3  # results that may wait for a writer; more would fill the memory behind a slow disk
+VIEWS = ("overlay", "mask", "side")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A picture to read and the stem of its output files, relative to the output folder."""
+
+    source: str
+    stem: Path
+
+    @property
+    def content(self) -> Source:
+        """What the reader is given."""
+        return sys.stdin.buffer.read() if self.source == "-" else self.source
+
+
+@dataclass(frozen=True)
+class Done:
+    """A picture that is finished: its result and files, or the error that kept it from them."""
+
+    task: Task
+    result: Segmentation | None = None
+    output: dict[str, str] = field(default_factory=dict)
+    write_ms: float = 0.0
+    error: EspyError | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The picture's entry in the JSON output."""
+        if self.result is None:
+            return {"source": self.task.source, "error": str(self.error)}
+        data = self.result.to_dict()
+        timing = {**data.pop("timing"), "write": round(self.write_ms, 3)}
+        return {"source": self.task.source, "output": self.output, **data, "timing": timing}
+
+
+# Which pictures
+
+
+def find(sources: Sequence[str], out: Path) -> list[Task]:
+    """The pictures of files, folders (searched whole, hidden files and the output folder left out), globs and `-`.
+
+    Raises EspyError where a folder or pattern holds none.
+    """
+    found: list[tuple[str, Path]] = []
+    for source in sources:
+        path = Path(source)
+        if source == "-":
+            found.append(("-", Path("stdin")))
+        elif path.is_dir():
+            inside = [(str(p), p.relative_to(path)) for p in _pictures_in(path, out)]
+            if not inside:
+                raise EspyError(f"{source}: no pictures in this folder ({', '.join(sorted(ENDINGS))})")
+            found += inside
+        elif not path.exists() and re.search(r"[*?\[]", source):
+            matches = sorted(p for p in map(Path, glob.glob(source, recursive=True)) if p.is_file())
+            if not matches:
+                raise EspyError(f"{source}: no file matches this pattern")
+            root = _fixed_part(source)
+            found += [(str(p), p.relative_to(root)) for p in matches]
+        else:
+            found.append((source, Path(path.name)))
+    unique = {str(Path(source).resolve()) if source != "-" else "-": (source, name) for source, name in found[::-1]}
+    return name_outputs(list(unique.values())[::-1])
+
+
+def _pictures_in(folder: Path, out: Path) -> Iterator[Path]:
+    kept = out.resolve()
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in ENDINGS and not hidden and path.is_file() and (
+            kept not in path.resolve().parents or kept == folder.resolve()
+        ):  # fmt: skip
+            yield path
+
+
+def _fixed_part(pattern: str) -> Path:
+    """The folders of a pattern before its first wildcard."""
+    parts = Path(pattern).parts
+    return Path(*takewhile(lambda part: not re.search(r"[*?\[]", part), parts[:-1]))
+
+
+def name_outputs(found: list[tuple[str, Path]]) -> list[Task]:
+    """Stems without ending; those that would meet keep their ending, those that still would get a number.
+
+    >>> [str(task.stem) for task in name_outputs([("a/p.jpg", Path("p.jpg")), ("b/p.png", Path("p.png"))])]
+    ['p.jpg', 'p.png']
+    """
+    stems = [name.with_suffix("") if name.suffix else name for _, name in found]
+    count = Counter(str(stem).lower() for stem in stems)
+    stems = [name if count[str(stem).lower()] > 1 else stem for (_, name), stem in zip(found, stems, strict=True)]
+    taken: set[str] = set()
+    tasks = []
+    for (source, _), stem in zip(found, stems, strict=True):
+        number, unique = 1, stem
+        while str(unique).lower() in taken:
+            number += 1
+            unique = stem.with_name(f"{stem.name}-{number}")
+        taken.add(str(unique).lower())
+        tasks.append(Task(source, unique))
+    return tasks
+
+
+# Predict and write
+
+
+def outputs(task: Task, out: Path, view: str) -> dict[str, Path]:
+    """The files that a picture's result is written to."""
+    kinds = {"overlay": ".overlay.jpg", "side": ".side.jpg"}
+    files = {view: kinds[view]} if view in kinds else {}
+    files |= {"mask": ".mask.png", "json": ".json"}
+    base = out / task.stem
+    return {kind: base.with_name(base.name + ending) for kind, ending in files.items()}
+
+
+def check_outputs(tasks: Iterable[Task], out: Path, view: str, force: bool) -> None:
+    """Raise OutputError where a result would land on a file that exists, or on one of the pictures themselves."""
+    tasks = list(tasks)
+    pictures = {Path(task.source).resolve() for task in tasks if task.source != "-"}
+    files = [path for task in tasks for path in outputs(task, out, view).values()]
+    for path in files:
+        if path.resolve() in pictures:
+            raise OutputError(f"{path}: is one of the pictures to read: choose another --out")
+    standing = [path for path in files if path.exists()]
+    if standing and not force:
+        more = f" and {len(standing) - 1} more" if len(standing) > 1 else ""
+        verb = "exist" if more else "exists"
+        raise OutputError(f"{standing[0]}{more} {verb} already: choose another --out, or overwrite with --force")
+    for path in standing:
+        refuse_existing(path, force)
+
+
+def predict(
+    model: Model, tasks: Sequence[Task], out: Path, *, view: str = "overlay", force: bool = False, batch: int = 1
+) -> Iterator[Done]:
+    """Every picture's result, written, in the order of the tasks; a picture that fails stops nothing."""
+    writing: deque[Future[Done]] = deque()
+    with ThreadPoolExecutor(WRITERS, thread_name_prefix="espy-write") as pool:
+        try:
+            items = model.map((task.content for task in tasks), batch)
+            for task, item in zip(tasks, items, strict=True):
+                if item.result is None:
+                    writing.append(pool.submit(Done, task, error=item.error))
+                else:
+                    writing.append(pool.submit(_write, task, item.result, outputs(task, out, view), view, force))
+                while writing and (len(writing) > WAITING or writing[0].done()):
+                    yield writing.popleft().result()
+            while writing:
+                yield writing.popleft().result()
+        finally:
+            for future in writing:
+                future.cancel()
+
+
+def _write(task: Task, result: Segmentation, files: dict[str, Path], view: str, force: bool) -> Done:
+    start = time.perf_counter()
+    try:
+        write_mask(files["mask"], result.mask, result.labels, force=force)
+        if view in files and view != "mask":
+            write_picture(files[view], result.view(view), force=force)
+        ms = 1e3 * (time.perf_counter() - start)
+        done = Done(task, result, {kind: str(path) for kind, path in files.items()}, ms)
+        text = json.dumps(done.to_dict(), ensure_ascii=False, indent=1)
+        write_bytes(files["json"], text.encode() + b"\n", force=force)
+    except EspyError as error:
+        return Done(task, error=error)
+    return done
