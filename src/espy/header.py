@@ -144,7 +144,9 @@ def from_json(text: str | bytes, where: str | Path) -> Header:
     if not isinstance(data, dict):
         raise ModelError(f"{where}: its header is not a JSON object")
     if data.get("format") != FORMAT:
-        raise ModelError(f"{where}: header format {data.get('format')!r} is unknown, this version reads {FORMAT}: update espy")
+        raise ModelError(
+            f"{where}: header format {data.get('format')!r} is unknown, this version reads {FORMAT}: update espy"
+        )
     known = ("task", "labels", "preprocess", "sizes", "card", "tool")
     try:
         fields = {"labels": (tuple[Label, ...]), "preprocess": Preprocess, "card": Card, "task": str, "tool": str}
@@ -166,7 +168,12 @@ def from_json(text: str | bytes, where: str | Path) -> Header:
 def _sizes(value: Any) -> Sizes:
     if value == "any":
         return "any"
-    if isinstance(value, dict) and set(value) == {"multiple"} and type(value["multiple"]) is int and value["multiple"] > 0:
+    if (
+        isinstance(value, dict)
+        and set(value) == {"multiple"}
+        and type(value["multiple"]) is int
+        and value["multiple"] > 0
+    ):
         return value
     if isinstance(value, list) and value and all(
         isinstance(s, list) and len(s) == 2 and all(type(n) is int and n >= SMALLEST_SIDE for n in s) for s in value

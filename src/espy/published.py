@@ -293,9 +293,7 @@ def _espnetv2_first(spec: specs.ESPNetv2First) -> Rows:
     yield from _conv("project_l1.1.conv", "classify1", c, c1 + c, 1, 1)
 
 
-def _match(
-    found: dict[str, np.ndarray], spec: Spec, path: str | Path
-) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def _match(found: dict[str, np.ndarray], spec: Spec, path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The arrays by our names, and what was left out with the reason; ModelError where the file holds more or less."""
     arrays: dict[str, np.ndarray] = {}
     ignored: dict[str, str] = {}
@@ -396,4 +394,3 @@ def _card(spec: Spec, preprocess: Preprocess) -> Card:
         terms=f"Weights: MIT, Copyright (c) 2018-2021 Sachin Mehta. {terms}.",
         metrics=tuple(metrics),
     )
-

@@ -46,7 +46,9 @@ def esp_split(channels: int, branches: int) -> tuple[int, int]:
     """
     require(branches >= 1, f"branches must be at least 1, not {branches}")
     n = channels // branches
-    require(n >= 1, f"an ESP module of {channels} channels cannot be split into {branches} branches: use fewer branches")
+    require(
+        n >= 1, f"an ESP module of {channels} channels cannot be split into {branches} branches: use fewer branches"
+    )
     return n, channels - (branches - 1) * n
 
 

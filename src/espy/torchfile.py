@@ -171,7 +171,14 @@ def _load_zip(data: bytes) -> Any:
                     raise _Refused("a damaged checkpoint: a storage of another length than declared")
                 buffers[storage.key] = np.frombuffer(raw, storage.dtype)
             return _fill(content, buffers)
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError, EOFError, struct.error) as error:
+    except (
+        zipfile.BadZipFile,
+        zipfile.LargeZipFile,
+        NotImplementedError,
+        RuntimeError,
+        EOFError,
+        struct.error,
+    ) as error:
         raise _Refused(f"a damaged or truncated zip archive ({error})") from None
 
 
@@ -283,7 +290,9 @@ def _set(target: Any, items: list[Any]) -> None:
 def _name(module: str, name: str) -> _Name:
     known = (module, name) in CALLABLE or (module in MODULES and name in DTYPES)
     if not known:
-        raise _Refused(f"a pickle that refers to {module}.{name}: it holds objects or code, not only tensors; refused unrun")
+        raise _Refused(
+            f"a pickle that refers to {module}.{name}: it holds objects or code, not only tensors; refused unrun"
+        )
     return _Name(module, name)
 
 
@@ -372,5 +381,7 @@ def _state_dict(content: Any) -> dict[str, np.ndarray]:
 
 
 def _describe(value: Any) -> str:
-    text = repr(value) if isinstance(value, int | float | str | bool | None) else type(value).__name__.strip("_").lower()
+    text = (
+        repr(value) if isinstance(value, int | float | str | bool | None) else type(value).__name__.strip("_").lower()
+    )
     return text if len(text) <= 40 else f"{text[:40]}..."

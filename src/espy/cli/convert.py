@@ -11,7 +11,9 @@ from espy.cli import text
 
 @click.command("convert")
 @click.argument("published", type=click.Path(path_type=Path), metavar="PUBLISHED.pth")
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="The .safetensors file; beside the checkpoint unless given.")
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), help="The .safetensors file; beside the checkpoint unless given."
+)
 @click.option("--force", is_flag=True, help="Overwrite a file that exists.")
 def command(published: Path, out: Path | None, force: bool) -> int:
     """Read the authors' checkpoint and write a self-describing model file. Needs no torch, runs no pickle.

@@ -22,7 +22,9 @@ STAGES = ("decode", "prepare", "engine", "finish", "write")
 @click.command("predict")
 @click.argument("source", nargs=-1, required=True)
 @click.option("--model", default="street", show_default=True, help="Bundled name (espy models) or a model file.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("out"), show_default=True, help="Folder for the results.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("out"), show_default=True, help="Folder for the results."
+)
 @click.option("--engine", default="auto", show_default=True, help="auto, onnxruntime, openvino or torch.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of the engine; all unless given.")
 @click.option("--precision", default="float32", show_default=True, help="float32, or bfloat16 where the engine has it.")
@@ -82,10 +84,14 @@ def command(
 
 
 def _say_what_runs(model: Any) -> None:
-    size = model.size or (model.preprocess.size if model.preprocess.resize != "native" else "native")
+    size: Any = model.size or (model.preprocess.size if model.preprocess.resize != "native" else "native")
     at = "the picture's own size" if size == "native" else text.describe_size(size)
-    tiles = f", tiles of {text.describe_size(model.tiling.tile)}, overlap {model.tiling.overlap}" if model.tiling else ""
-    text.say(f"{model.path.stem} on {model.engine.name} {model.engine.version}, {model.engine.precision}, at {at}{tiles}")
+    tiles = (
+        f", tiles of {text.describe_size(model.tiling.tile)}, overlap {model.tiling.overlap}" if model.tiling else ""
+    )
+    text.say(
+        f"{model.path.stem} on {model.engine.name} {model.engine.version}, {model.engine.precision}, at {at}{tiles}"
+    )
 
 
 def _light(done: Done) -> Any:
@@ -108,7 +114,15 @@ def _bar(total: int) -> Iterator[Any]:
         yield lambda done: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
     from rich.text import Text
 
     class Rate(ProgressColumn):
@@ -139,7 +153,10 @@ def _table(results: list[dict[str, Any]], out: Path) -> None:
     for result in results:
         ms = sum(result["timing"].values())
         table.add_row(
-            result["source"], f"{result['size'][0]} x {result['size'][1]}", f"{ms:.0f}", text.main_shares(result["shares"])
+            result["source"],
+            f"{result['size'][0]} x {result['size'][1]}",
+            f"{ms:.0f}",
+            text.main_shares(result["shares"]),
         )
     Console(width=None if sys.stdout.isatty() else 160).print(table)
     print(f"{len(results)} done, in {out}/")

@@ -39,7 +39,7 @@ def build(network: str | Spec | dict[str, Any], *, seed: int | None = None, **ch
 
 
 def _construct(spec: Spec) -> nn.Module:
-    unit = {"arrangement": spec.arrangement, "branches": spec.branches, "kernel": spec.kernel, "hff": spec.hff,
+    unit: dict[str, Any] = {"arrangement": spec.arrangement, "branches": spec.branches, "kernel": spec.kernel, "hff": spec.hff,
             "activation": spec.activation}  # fmt: skip
     if isinstance(spec, specs.ESPNet):
         encoder = espnet.Encoder(

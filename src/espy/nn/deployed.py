@@ -17,6 +17,9 @@ class Deployed(nn.Module):
     resized to the picture (ESPNet-A, -B, -C: ×8) before the arg-max.
     """
 
+    factor: Tensor
+    shift: Tensor
+
     def __init__(self, network: nn.Module, preprocess: Preprocess):
         super().__init__()
         if network.spec.classes > MASK_CLASSES:  # type: ignore[union-attr, operator]

@@ -35,7 +35,7 @@ class Encoder(nn.Module):
         esp = partial(ESP[arrangement], branches=branches, kernel=kernel, hff=hff, activation=activation, eps=eps)
 
         self.stem = units.cba(3, w1, 3, stride=2, eps=eps, activation=activation)
-        self.c1 = w1 + picture
+        self.c0, self.c1 = w1, w1 + picture
         self.join1 = ba(self.c1) if reinforced else nn.Identity()
         self.down2 = esp(self.c1, w2, stride=2)
         self.level2 = nn.Sequential(*(esp(w2, w2, residual=residual) for _ in range(alpha2)))
@@ -82,7 +82,9 @@ class ESPNet(nn.Module):
         self.skip1 = skip1
         c, p = classes, projection or classes
         ba = partial(units.ba, eps=eps, activation=activation)
-        esp = partial(ESP[arrangement], branches=min(branches, c), kernel=kernel, hff=hff, activation=activation, eps=eps)
+        esp = partial(
+            ESP[arrangement], branches=min(branches, c), kernel=kernel, hff=hff, activation=activation, eps=eps
+        )
 
         self.encoder = encoder
         self.norm3 = bn(c, eps)
@@ -91,7 +93,7 @@ class ESPNet(nn.Module):
         self.fuse = nn.Sequential(ba(p + c), esp(p + c, c))
         self.up2 = deconv(c, c)
         self.join_up2 = ba(c)
-        m = encoder.c1 if skip1 == "cat1" else encoder.stem.conv.out_channels
+        m = encoder.c1 if skip1 == "cat1" else encoder.c0
         self.refine = units.cba(m + c, c, 3, eps=eps, activation=activation)
         self.up1 = deconv(c, c)
 

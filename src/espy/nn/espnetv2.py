@@ -6,6 +6,7 @@ Source: ESPNetv2 (Mehta et al., CVPR 2019), table 1; networks 3.4.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -25,9 +26,9 @@ class Encoder(nn.Module):
         residual: bool = True, reinforce: bool = True, activation: str = "prelu", eps: float = V2_EPS,
     ):  # fmt: skip
         super().__init__()
-        choices = {"arrangement": arrangement, "branches": branches, "kernel": kernel, "hff": hff}
-        down = partial(Down, reinforce=reinforce, activation=activation, eps=eps, **choices)
-        eesp = partial(EESP, residual=residual, activation=activation, eps=eps, **choices)
+        choices: dict[str, Any] = {"arrangement": arrangement, "branches": branches, "kernel": kernel, "hff": hff}
+        down: Any = partial(Down, reinforce=reinforce, activation=activation, eps=eps, **choices)
+        eesp: Any = partial(EESP, residual=residual, activation=activation, eps=eps, **choices)
         self.reinforce = reinforce
         self.channels = encoder_widths(width)
         c1, c2, c3, c4 = self.channels[:4]

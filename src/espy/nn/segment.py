@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from functools import partial
 from math import gcd
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -47,7 +48,7 @@ class Pyramid(nn.Module):
         n, c, h, w = x.shape
         parts = []
         for (a, b), stage in zip(self.scales, self.stages, strict=True):
-            size = (torch.sym_max(SMALLEST, (h * a + b - 1) // b), torch.sym_max(SMALLEST, (w * a + b - 1) // b))
+            size = (scaled(h, a, b), scaled(w, a, b))
             if a > b:
                 parts.append(adaptive_pool(stage(resize(x, size)), (h, w)))
             elif a < b:
@@ -58,6 +59,12 @@ class Pyramid(nn.Module):
         y = y.reshape(n, len(parts), c, h, w).transpose(1, 2).reshape(n, c * len(parts), h, w)  # channel by channel
         end: Tensor = self.end(self.out(self.merge(y)))
         return end
+
+
+def scaled(n: int, a: int, b: int) -> int:
+    """⌈n·a/b⌉, at least 5; a whole number that exporters can trace."""
+    size: int = torch.sym_max(SMALLEST, (n * a + b - 1) // b)  # type: ignore[no-untyped-call]
+    return size
 
 
 class Gate(nn.Module):
@@ -86,7 +93,7 @@ class ESPNetv2(nn.Module):
         eps: float = V2_EPS,
     ):  # fmt: skip
         super().__init__()
-        style = {"activation": activation, "eps": eps}
+        style: dict[str, Any] = {"activation": activation, "eps": eps}
         c1, c2, c3, c4 = encoder.channels[:4]
         d1, d2, d3 = 4 * base, 3 * base, 2 * base
         self.encoder = encoder

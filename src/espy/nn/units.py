@@ -34,8 +34,9 @@ def bn(c: int, eps: float) -> nn.BatchNorm2d:
 
 def act(c: int, activation: str) -> nn.Module:
     """The activation by name; PReLU has one slope a channel, 0.25 at first."""
-    kinds = {"prelu": lambda: nn.PReLU(c), "relu": nn.ReLU, "silu": nn.SiLU}
-    return kinds[activation]()
+    if activation == "prelu":
+        return nn.PReLU(c)
+    return {"relu": nn.ReLU, "silu": nn.SiLU}[activation]()
 
 
 def cb(i: int, o: int, k: int, *, stride: int = 1, groups: int = 1, eps: float) -> nn.Sequential:
@@ -131,4 +132,3 @@ def he_fan_out(network: nn.Module) -> None:
             nn.init.normal_(module.weight, std=(2.0 / (module.out_channels * k * k)) ** 0.5)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-

@@ -36,12 +36,18 @@ def shares(mask: np.ndarray, labels: Sequence[Label]) -> dict[str, float]:
 def overlay(
     image: Image.Image, mask: np.ndarray, labels: Sequence[Label], *, alpha: float = 0.5, legend: bool = True
 ) -> Image.Image:
-    """The picture with its mask blended over it (`alpha` of the colour) and a legend of classes and shares at the bottom."""
+    """The picture with its mask blended over it (`alpha` of the colour) and a legend of classes and shares at the bottom.
+
+    Black labels (background, void) leave the picture as it is.
+    """
     out = image.copy()
+    weight = [round(255 * alpha) if any(label.colour) else 0 for label in labels]
+    weight += [0] * (256 - len(weight))
     for top in range(0, image.height, STRIP_ROWS):
         bottom = min(top + STRIP_ROWS, image.height)
-        strip = image.crop((0, top, image.width, bottom))
-        out.paste(Image.blend(strip, colour_mask(mask[top:bottom], labels).convert("RGB"), alpha), (0, top))
+        strip = np.ascontiguousarray(mask[top:bottom])
+        colours = colour_mask(strip, labels).convert("RGB")
+        out.paste(colours, (0, top), Image.fromarray(strip).point(weight))
     if legend:
         draw_legend(out, labels, shares(mask, labels))
     return out

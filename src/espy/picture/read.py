@@ -8,7 +8,7 @@ import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import IO, TypeAlias
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -174,13 +174,17 @@ def _from_floats(values: np.ndarray) -> np.ndarray:
         raise PictureError("floating-point pixels that are not numbers (NaN or infinite): repair or convert it")
     low, high = float(values.min()), float(values.max())
     if low < 0 or high > 1:
-        raise PictureError(f"floating-point pixels from {low:g} to {high:g}, only 0 to 1 is known: convert it to 8 or 16 bits")
+        raise PictureError(
+            f"floating-point pixels from {low:g} to {high:g}, only 0 to 1 is known: convert it to 8 or 16 bits"
+        )
     return np.rint(values * 255).astype(np.uint8)
 
 
 def _from_array(array: np.ndarray, max_pixels: int) -> Image.Image:
     if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
-        raise PictureError(f"an array of {array.dtype} {list(array.shape)}: give uint8 [H, W, 3] (RGB) or [H, W] (grey)")
+        raise PictureError(
+            f"an array of {array.dtype} {list(array.shape)}: give uint8 [H, W, 3] (RGB) or [H, W] (grey)"
+        )
     check_size(array.shape[1], array.shape[0], "array", max_pixels)
     return Image.fromarray(np.ascontiguousarray(array)).convert("RGB")
 
@@ -208,4 +212,6 @@ def _looks_like(file: IO[bytes]) -> str:
         return "a HEIC picture, which is not read: convert it to JPEG"
     if head.startswith(b"%pdf"):
         return "a PDF document: export its page as PNG"
-    return "not a picture of a known format (JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, JPEG 2000, PPM), or cut in its header"
+    return (
+        "not a picture of a known format (JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, JPEG 2000, PPM), or cut in its header"
+    )

@@ -100,7 +100,9 @@ def resolve(model: str | Path, engine: str) -> tuple[Path, str]:
     if not path.is_file():
         raise ModelError(f"{model}: no such model file; bundled: {', '.join(bundle.NAMES)}")
     if path.suffix in (".pth", ".pt"):
-        raise ModelError(f"{path}: a published checkpoint: convert it first with `espy convert {path} -o MODEL.safetensors`")
+        raise ModelError(
+            f"{path}: a published checkpoint: convert it first with `espy convert {path} -o MODEL.safetensors`"
+        )
     return path, choose(engine, path.suffix)
 
 
@@ -118,7 +120,9 @@ def _header_of(path: Path, given: str | Path | dict[str, Any] | Header | None) -
         return read_safetensors(path)[0]
     header = read_onnx_header(path, path.read_bytes())
     if header is None:
-        raise ModelError(f"{path}: no espy header in it; give one with --header FILE.json (docs/model-file.md says what it holds)")
+        raise ModelError(
+            f"{path}: no espy header in it; give one with --header FILE.json (docs/model-file.md says what it holds)"
+        )
     return header
 
 

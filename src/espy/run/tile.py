@@ -58,9 +58,7 @@ def spans(length: int, tile: int, overlap: int) -> Iterator[tuple[int, int, int,
         yield start, min(start + tile, length), edges[index], edges[index + 1]
 
 
-def run_tiled(
-    run: Callable[[np.ndarray], np.ndarray], image: Image.Image, frame: Frame, tiling: Tiling
-) -> np.ndarray:
+def run_tiled(run: Callable[[np.ndarray], np.ndarray], image: Image.Image, frame: Frame, tiling: Tiling) -> np.ndarray:
     """The mask uint8 [h, w] at the network's size, tile by tile; `run` maps uint8 [1, h, w, 3] to a mask [1, h, w]."""
     mask = np.empty(frame.network, np.uint8)
     for top, bottom, y0, y1 in spans(frame.network[0], tiling.tile[0], tiling.overlap):

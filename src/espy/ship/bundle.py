@@ -37,7 +37,7 @@ def make(weights: Path) -> None:
         write_safetensors(FOLDER / f"{name}.safetensors", published.header, published.arrays, force=True)
         report = export(FOLDER / f"{name}.safetensors", path=FOLDER / f"{name}.onnx", force=True)
         (FOLDER / f"{name}.md").write_text(card(name, published), encoding="utf-8")
-        print(  # noqa: T201
+        print(
             f"{name}: {report.bytes / 1e6:.2f} MB, equal mask pixels {report.mask_equal:.4%}, "
             f"largest difference of a logit {report.score_error:.1e} on {report.pictures} pictures"
         )

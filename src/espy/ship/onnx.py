@@ -166,7 +166,10 @@ def _compare(path: Path, deployed: Deployed, header: Header, name: Path) -> Repo
     """Run the file and the network on the bundled photos, at the model's size and another where it takes others."""
     engine = OnnxRuntime(path, header=header, threads=None, precision="float32")
     size = header.preprocess.size
-    sizes = {size, *(s for s in [(size[0] // 2 // 32 * 32 or 32, size[1] // 4 // 32 * 32 or 32)] if size_fits(header.sizes, s))}
+    sizes = {
+        size,
+        *(s for s in [(size[0] // 2 // 32 * 32 or 32, size[1] // 4 // 32 * 32 or 32)] if size_fits(header.sizes, s)),
+    }
     equal, error, pictures = 1.0, 0.0, 0
     for photo in sorted((bundle.FOLDER / "photos").glob("*.jpg")):
         picture = read(photo)

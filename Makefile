@@ -1,0 +1,57 @@
+# Targets: `make` alone lists them. Every install is pinned by constraints.txt.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+WEIGHTS ?= ../shared/weights
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1	/' | expand -t 12
+
+demo: $(VENV)/.core ## install what running needs and segment the bundled photos into out/
+	@$(BIN)/espy demo --out out
+
+test: $(VENV)/.dev ## install the rest, check form and types, run the tests
+	$(MAKE) --no-print-directory check
+	$(BIN)/python -m pytest -n 2 -q
+
+check: $(VENV)/.dev ## form and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+lint: check ## the same
+
+format: $(VENV)/.dev ## put every file into form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+models: $(VENV)/.dev ## make the bundled models from the published weights (WEIGHTS=folder)
+	$(BIN)/python -m espy.ship.bundle $(WEIGHTS)
+
+docs: $(VENV)/.dev ## the figures that README.md states, measured here
+	$(BIN)/python docs/tables.py
+
+bench: $(VENV)/.core ## throughput of a folder of photos against the engine's own, reading and preparing, memory of a large photo
+	$(BIN)/python docs/measure.py
+
+clean: ## remove the environment, results and caches
+	rm -rf $(VENV) out build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache src/*.egg-info
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install -q -e .
+	@touch $@
+
+# torch first and alone: an open range elsewhere would bring another build of it
+$(VENV)/.dev: $(VENV)/.core
+	$(BIN)/pip install -q torch
+	$(BIN)/pip install -q -e '.[dev]'
+	@touch $@
+
+.PHONY: help demo test check lint format models docs bench clean
+.DEFAULT_GOAL := help
