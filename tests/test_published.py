@@ -26,7 +26,7 @@ needs_weights = pytest.mark.skipif(
 ESPNET_MEAN, ESPNET_STD = (72.3923111, 82.90893555, 73.15840149), (45.3192215, 46.15289307, 44.91483307)
 CAMVID_MEAN, CAMVID_STD = (110.3310, 108.4089, 105.0332), (72.1257, 72.6907, 69.9043)
 
-# file: spec, size of its pictures (height, width), prefix of its keys, entries in the file that are no weights
+# file: spec, size of its pictures (height, width)
 SAMPLES = {
     "espnet_decoder_p2_q8": (make("espnet", alpha2=2, alpha3=8), (512, 1024)),
     "espnet_decoder_p2_q3": (make("espnet", alpha2=2, alpha3=3), (512, 1024)),
@@ -277,7 +277,8 @@ class TestChangedTensors:
         }  # fmt: skip
         state = checkpoint(spec)
         for key in self.places(state):
-            refusal(tmp_path / "x.pth", state | {key: changes[change](state[key])})
+            if (spec, key, change) != (ENCODER, "classifier.conv.weight", "longer"):  # that is ten classes
+                refusal(tmp_path / "x.pth", state | {key: changes[change](state[key])})
 
     @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
     def test_not_finite_is_refused(self, spec, tmp_path, value):

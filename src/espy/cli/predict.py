@@ -65,13 +65,15 @@ def command(
     )  # fmt: skip
     with loaded:
         _say_what_runs(loaded)
-        finished: list[Done] = []
+        results: list[dict[str, Any]] = []
+        errors: list[dict[str, Any]] = []
         with _bar(len(tasks)) as advance:
             for done in files.predict(loaded, tasks, out, view=view, force=force, batch=batch):
                 advance(done)
-                finished.append(_light(done) if len(tasks) > 1 else done)
-    results = [done.to_dict() for done in finished if done.error is None]
-    errors = [done.to_dict() for done in finished if done.error is not None]
+                (results if done.error is None else errors).append(done.to_dict())
+    for result in results:
+        if "note" in result:
+            text.say(f"{result['source']}: {result['note']}")
     for error in errors:
         text.say(f"espy: {error['error']}")
     if as_json:
@@ -92,19 +94,6 @@ def _say_what_runs(model: Any) -> None:
     text.say(
         f"{model.path.stem} on {model.engine.name} {model.engine.version}, {model.engine.precision}, at {at}{tiles}"
     )
-
-
-def _light(done: Done) -> Any:
-    """A finished picture without its pixels: of thousands only the JSON entries are kept."""
-
-    class Entry:
-        error = done.error
-        _data = done.to_dict()
-
-        def to_dict(self) -> dict[str, Any]:
-            return self._data
-
-    return Entry()
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from espy.errors import EspyError, OutputError
 from espy.output import refuse_existing, write_bytes
 from espy.picture.read import Source
 from espy.picture.write import write_mask, write_picture
-from espy.run.predictor import Model
+from espy.run.predictor import LARGE, Model
 from espy.run.result import Segmentation
 
 ENDINGS = {
@@ -173,7 +173,8 @@ def predict(
                     writing.append(pool.submit(Done, task, error=item.error))
                 else:
                     writing.append(pool.submit(_write, task, item.result, outputs(task, out, view), view, force))
-                while writing and (len(writing) > WAITING or writing[0].done()):
+                most = 0 if item.result and item.result.mask.size > LARGE else WAITING
+                while writing and (len(writing) > most or writing[0].done()):
                     yield writing.popleft().result()
             while writing:
                 yield writing.popleft().result()

@@ -37,6 +37,7 @@ from espy.run.tile import Tiling, run_tiled
 from espy.spec import Spec
 
 AHEAD = 2  # pictures that are decoded while the engine runs
+LARGE = 25_000_000  # pixels; beside pictures larger than this none is decoded ahead, so that memory stays bounded
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def load(
     tiling = Tiling.of(tile, found.spec, found.preprocess.multiple, overlap) if tile else None
     if size is not None and size != "native" and tiling is None:
         check_fits(found, size, str(path))
-    running = load_engine(name)(path, header=found, threads=threads, precision=precision)
+    running = load_engine(name)(path, threads=threads, precision=precision)
     return Model(path, found, running, size, tiling, max_pixels)
 
 
@@ -185,15 +186,17 @@ class Model:
             raise EspyError(f"batch must be at least 1, not {batch}")
         with ThreadPoolExecutor(AHEAD, thread_name_prefix="espy-read") as pool:
             waiting: deque[tuple[Source, Future[_Prepared]]] = deque()
-            left = iter(sources)
+            left, ahead = iter(sources), 0  # none ahead before a size is known
             try:
                 while True:
-                    for source in islice(left, batch + AHEAD - len(waiting)):
+                    for source in islice(left, batch + ahead - len(waiting)):
                         waiting.append((source, pool.submit(self._prepare, source)))
                     if not waiting:
                         return
                     group = [waiting.popleft() for _ in range(min(batch, len(waiting)))]
-                    yield from self._run_group(group)
+                    for item in self._run_group(group):
+                        yield item
+                        ahead = 0 if item.result and item.result.mask.size > LARGE else AHEAD
             finally:
                 for _, future in waiting:
                     future.cancel()

@@ -164,7 +164,7 @@ def _quiet() -> Any:
 
 def _compare(path: Path, deployed: Deployed, header: Header, name: Path) -> Report:
     """Run the file and the network on the bundled photos, at the model's size and another where it takes others."""
-    engine = OnnxRuntime(path, header=header, threads=None, precision="float32")
+    engine = OnnxRuntime(path, threads=None, precision="float32")
     size = header.preprocess.size
     sizes = {
         size,

@@ -7,13 +7,13 @@ An engine takes uint8 [N, h, w, 3] RGB pictures at the network's size and return
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from espy.errors import EngineError
-from espy.header import Header
 from espy.spec import nearest
 
 
@@ -24,7 +24,7 @@ class Engine(Protocol):
     version: str
     precision: str
 
-    def __init__(self, path: Path, *, header: Header, threads: int | None, precision: str) -> None: ...
+    def __init__(self, path: Path, *, threads: int | None, precision: str) -> None: ...
 
     def run(self, image: np.ndarray) -> dict[str, np.ndarray]:
         """uint8 [N, h, w, 3] → {"mask": uint8 [N, h, w]} (with scores exported: "scores" float32 [N, C, h, w])."""
@@ -73,6 +73,11 @@ def load_engine(name: str) -> type[Engine]:
 def missing(name: str, package: str | None = None) -> EngineError:
     """The error for an engine whose package is not installed."""
     return EngineError(f"engine {name} is not installed: pip install '{package or ENGINES[name][1]}'")
+
+
+def available_threads() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_precision(engine: str, precision: str, known: tuple[str, ...]) -> None:

@@ -8,8 +8,7 @@ import numpy as np
 import onnxruntime as ort
 
 from espy.errors import EngineError, ModelError
-from espy.header import Header
-from espy.run.engines import check_precision
+from espy.run.engines import available_threads, check_precision
 
 
 class OnnxRuntime:
@@ -18,11 +17,11 @@ class OnnxRuntime:
     name = "onnxruntime"
     version = ort.__version__
 
-    def __init__(self, path: Path, *, header: Header, threads: int | None, precision: str) -> None:
+    def __init__(self, path: Path, *, threads: int | None, precision: str) -> None:
         check_precision(self.name, precision, ("float32",))
         self.precision = precision
         options = ort.SessionOptions()
-        options.intra_op_num_threads = threads or 0
+        options.intra_op_num_threads = threads or available_threads()
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
         options.add_session_config_entry("session.force_spinning_stop", "1")  # leave the cores to reading and writing

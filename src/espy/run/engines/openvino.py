@@ -8,8 +8,7 @@ import numpy as np
 import openvino as ov
 
 from espy.errors import EngineError, ModelError
-from espy.header import Header
-from espy.run.engines import check_precision
+from espy.run.engines import available_threads, check_precision
 
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
@@ -20,16 +19,15 @@ class OpenVino:
     name = "openvino"
     version = ov.__version__.split("-")[0]
 
-    def __init__(self, path: Path, *, header: Header, threads: int | None, precision: str) -> None:
+    def __init__(self, path: Path, *, threads: int | None, precision: str) -> None:
         check_precision(self.name, precision, tuple(PRECISIONS))
         self.precision = precision
         settings = {
             "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": "1",
+            "INFERENCE_NUM_THREADS": str(threads or available_threads()),
         }
-        if threads:
-            settings["INFERENCE_NUM_THREADS"] = str(threads)
         try:
             self._model = ov.Core().compile_model(str(path), "CPU", settings)
         except Exception as error:  # the runtime raises plain RuntimeError and kinds of its own

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from espy.errors import EngineError, ModelError
-from espy.header import Header, read_safetensors
+from espy.header import read_safetensors
 from espy.run.engines import check_precision, missing
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ class Torch:
 
     name = "torch"
 
-    def __init__(self, path: Path, *, header: Header, threads: int | None, precision: str) -> None:
+    def __init__(self, path: Path, *, threads: int | None, precision: str) -> None:
         try:
             import torch
         except ModuleNotFoundError:
@@ -32,10 +32,11 @@ class Torch:
         self.precision, self.version, self._torch = precision, torch.__version__.split("+")[0], torch
         if threads:
             torch.set_num_threads(threads)
+        header, arrays = read_safetensors(path)
         try:
-            network = with_weights(header.spec, read_safetensors(path)[1])
+            network = with_weights(header.spec, arrays)
         except ModelError as error:
-            raise ModelError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from None
+            raise ModelError(f"{path}: {error}") from None
         self._module: Any = Deployed(network, header.preprocess).eval()
 
     def run(self, image: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,0 +1,170 @@
+"""Measure what README.md and docs state of speed and memory: `make bench`, or `python docs/measure.py NAME...`.
+
+Names: `prepare` (reading and preparing a 1920x1080 JPEG), `folder` (a folder of 100 such photos against the engine alone),
+`memory` (a 100-megapixel photo in tiles), `tiles` (how far tiled masks differ from untiled ones; needs torch), `start`.
+Every figure is printed with the machine it was measured on.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import espy
+from espy import bundle
+from espy.picture.frame import Frame
+from espy.picture.read import read
+from espy.run import files
+
+PHOTO = bundle.FOLDER / "photos" / "street_city.jpg"
+
+
+def stamp() -> None:
+    """The machine, the load and the versions."""
+    cpu = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "?")
+    import onnxruntime
+    import PIL
+
+    print(
+        f"machine: {cpu}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}, "
+        f"Pillow {PIL.__version__}, ONNX Runtime {onnxruntime.__version__}"
+    )
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
+
+
+def full_hd(path: Path) -> None:
+    """A 1920x1080 JPEG of the bundled street."""
+    Image.open(PHOTO).convert("RGB").resize((1920, 1080), Image.Resampling.LANCZOS).save(path, quality=90)
+
+
+def prepare() -> None:
+    """Milliseconds of one core to read and prepare, best of 5 and median."""
+    with tempfile.TemporaryDirectory() as folder:
+        photo = Path(folder) / "photo.jpg"
+        full_hd(photo)
+        model = espy.load("street", threads=1)
+        times = []
+        for _ in range(6):
+            start = time.process_time()
+            picture = read(photo)
+            Frame.of(model.preprocess, picture.size).to_network(picture.image)
+            times.append(1e3 * (time.process_time() - start))
+        print(f"prepare: 1920x1080 JPEG for 512x1024: best of 5 {min(times[1:]):.1f} ms, median {statistics.median(times[1:]):.1f} ms")
+
+
+def folder(count: int = 100, rounds: int = 3) -> None:
+    """Pictures a second of `predict` (overlay and mask written) over those of the engine alone, in turn."""
+    with tempfile.TemporaryDirectory() as place, espy.load("street", threads=2) as model:
+        photos = Path(place) / "photos"
+        photos.mkdir()
+        full_hd(photos / "000.jpg")
+        for index in range(1, count):
+            os.link(photos / "000.jpg", photos / f"{index:03}.jpg")
+        image = Frame.of(model.preprocess, (1080, 1920)).to_network(read(photos / "000.jpg").image)[None]
+        tasks = files.find([str(photos)], Path(place) / "out")
+        part = len(tasks) // rounds
+        ratios = []
+        model.engine.run(image)
+        for index in range(rounds):
+            start = time.perf_counter()
+            for _ in range(part):
+                model.engine.run(image)
+            alone = part / (time.perf_counter() - start)
+            start = time.perf_counter()
+            done = list(files.predict(model, tasks[index * part : (index + 1) * part], Path(place) / "out"))
+            whole = part / (time.perf_counter() - start)
+            assert all(entry.error is None for entry in done)
+            ratios.append(whole / alone)
+            print(f"folder: {part} photos, engine alone {alone:.2f} images/s, predict {whole:.2f}, ratio {whole / alone:.3f}")
+        print(f"folder: median ratio {statistics.median(ratios):.3f}")
+
+
+def memory() -> None:
+    """Peak memory of `espy predict` on a 100-megapixel JPEG in tiles of 1024x2048."""
+    with tempfile.TemporaryDirectory() as place:
+        photo = Path(place) / "large.jpg"
+        script = (
+            "import sys; from PIL import Image\n"
+            "Image.MAX_IMAGE_PIXELS = None\n"
+            "Image.open(sys.argv[1]).convert('RGB').resize((10000, 10000)).save(sys.argv[2], quality=85)"
+        )
+        subprocess.run([sys.executable, "-c", script, str(PHOTO), str(photo)], check=True)
+        for name in ("street-small", "street"):
+            call = [sys.executable, "-c", "from espy.cli import main; main()", "predict", str(photo), "--model", name,
+                    "--tile", "1024x2048", "--out", str(Path(place) / name)]  # fmt: skip
+            start = time.perf_counter()
+            child = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            _, status, usage = os.wait4(child.pid, 0)
+            assert status == 0
+            print(f"memory: 10000x10000 with {name}: {usage.ru_maxrss / 1e6:.2f} GB, {time.perf_counter() - start:.0f} s")
+
+
+def tiles() -> None:
+    """Share of the pixels in which a tiled mask differs from the untiled one, 2048x4096 in tiles."""
+    weights = Path(os.environ.get("ESPY_WEIGHTS") or Path(__file__).resolve().parents[2] / "shared" / "weights")
+    picture = Image.open(PHOTO).convert("RGB").resize((4096, 2048), Image.Resampling.LANCZOS)
+    models = {"street": None, "street-small": None}
+    models |= {f"ESPNet alpha 2/{q}": weights / f"espnet_decoder_p2_q{q}.pth" for q in (3, 8)}  # type: ignore[dict-item]
+    for name, checkpoint in models.items():
+        if checkpoint is not None and not checkpoint.is_file():
+            print(f"tiles: {name}: its checkpoint is not at hand (ESPY_WEIGHTS)")
+            continue
+        with tempfile.TemporaryDirectory() as place:
+            path: str | Path = name
+            engine = "onnxruntime"
+            if checkpoint is not None:
+                from espy.header import write_safetensors
+
+                path, engine = Path(place) / "model.safetensors", "torch"
+                published = espy.load_published(checkpoint)
+                write_safetensors(path, published.header, published.arrays)
+            with espy.load(path, engine=engine, size="native") as model:
+                whole = model(picture).mask
+            for tile, overlap in (((1024, 2048), None), ((512, 1024), None), ((1024, 2048), 0)):
+                with espy.load(path, engine=engine, tile=tile, overlap=overlap) as model:
+                    differs = float(np.mean(model(picture).mask != whole))
+                    shared = model.tiling.overlap if model.tiling else 0
+                print(f"tiles: {name}: tiles {tile[0]}x{tile[1]}, overlap {shared}: {differs:.3%} of the pixels differ")
+
+
+def start() -> None:
+    """Seconds of processor time of `import espy` and `espy --help`, best of 5."""
+    for what, code in (("import espy", "import espy"), ("espy --help", "from espy.cli import main; main(['--help'])")):
+        times = []
+        for _ in range(5):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        print(f"start: {what}: {min(times):.3f} s")
+
+
+MEASURES: dict[str, Callable[[], None]] = {
+    "start": start,
+    "prepare": prepare,
+    "folder": folder,
+    "memory": memory,
+    "tiles": tiles,
+}
+
+if __name__ == "__main__":
+    stamp()
+    for measure in sys.argv[1:] or MEASURES:
+        MEASURES[measure]()
