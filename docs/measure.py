@@ -66,7 +66,8 @@ def prepare() -> None:
             picture = read(photo)
             Frame.of(model.preprocess, picture.size).to_network(picture.image)
             times.append(1e3 * (time.process_time() - start))
-        print(f"prepare: 1920x1080 JPEG for 512x1024: best of 5 {min(times[1:]):.1f} ms, median {statistics.median(times[1:]):.1f} ms")
+        best, median = min(times[1:]), statistics.median(times[1:])
+        print(f"prepare: 1920x1080 JPEG for 512x1024: best of 5 {best:.1f} ms, median {median:.1f} ms")
 
 
 def folder(count: int = 100, rounds: int = 3) -> None:

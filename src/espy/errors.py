@@ -1,8 +1,14 @@
 """What can go wrong, as a few kinds. Each message is one line: what was found, where, what to do."""
 
+LONGEST = 600  # characters of a message; names come from files, and files from anywhere
+
 
 class EspyError(Exception):
-    """The call or its input cannot work."""
+    """The call or its input cannot work. The message is made one line of printable characters, whatever it quotes."""
+
+    def __init__(self, message: str = "") -> None:
+        line = "".join(c if c.isprintable() else " " for c in message)
+        super().__init__(line if len(line) <= LONGEST else f"{line[:LONGEST]}...")
 
 
 class SpecError(EspyError, ValueError):

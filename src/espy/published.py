@@ -19,7 +19,7 @@ import numpy as np
 
 from espy import labels as label_sets
 from espy import spec as specs
-from espy.errors import ModelError, SpecError
+from espy.errors import EngineError, ModelError, SpecError
 from espy.header import Card, Header, Metric, Preprocess
 from espy.labels import Label
 from espy.spec import DOWN_LIMITS, REPEATS, WIDTHS, Spec, encoder_widths, esp_split
@@ -64,8 +64,12 @@ class Published:
     @cached_property
     def network(self) -> nn.Module:
         """The network with these weights, in eval mode (torch; built on first use)."""
-        from espy.nn.build import with_weights
-
+        try:
+            from espy.nn.build import with_weights
+        except ModuleNotFoundError as error:
+            if error.name != "torch":
+                raise
+            raise EngineError("building the network needs PyTorch: pip install 'espy-vision[train]'") from None
         return with_weights(self.spec, self.arrays)
 
 

@@ -252,7 +252,7 @@ class TestESPNetv2HalfSeed(BoundedBattery, ESPNetv2Battery):
     choices: ClassVar[dict] = {"width": 0.5, "arrangement": "seed"}
 
 
-class TestESPNetv2HalfSeedLiteral(BoundedBattery, ESPNetv2Battery):
+class TestESPNetv2HalfSeedLiteral(ESPNetv2Battery):
     choices: ClassVar[dict] = {"width": 0.5, "arrangement": "seed_literal"}
 
 

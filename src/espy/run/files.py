@@ -17,6 +17,7 @@ from typing import Any
 
 from espy.errors import EspyError, OutputError
 from espy.output import refuse_existing, write_bytes
+from espy.picture.draw import overlay
 from espy.picture.read import Source
 from espy.picture.write import write_mask, write_picture
 from espy.run.predictor import LARGE, Model
@@ -188,7 +189,13 @@ def _write(task: Task, result: Segmentation, files: dict[str, Path], view: str, 
     try:
         write_mask(files["mask"], result.mask, result.labels, force=force)
         if view in files and view != "mask":
-            write_picture(files[view], result.view(view), force=force)
+            # drawn on the picture itself where nobody sees it again: a copy of a large one is dear
+            drawn = (
+                overlay(result.image, result.mask, result.labels, in_place=True)
+                if view == "overlay"
+                else result.view(view)
+            )
+            write_picture(files[view], drawn, force=force)
         ms = 1e3 * (time.perf_counter() - start)
         done = Done(task, result, {kind: str(path) for kind, path in files.items()}, ms)
         text = json.dumps(done.to_dict(), ensure_ascii=False, indent=1)

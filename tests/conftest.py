@@ -1,0 +1,51 @@
+"""Fixtures that several rooms share: tiny models, made once a session."""
+
+import pytest
+from filelock import FileLock
+
+from espy import build
+from espy.header import Preprocess
+from samples import calibrated, save_model
+
+
+def once(tmp_path_factory, name, make):
+    """The file `name` of this test session, made by whichever worker of pytest-xdist comes first."""
+    base = tmp_path_factory.getbasetemp()
+    root = base.parent if base.name.startswith("popen-") else base
+    path = root / "models" / name
+    path.parent.mkdir(exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            make(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_v2(tmp_path_factory):
+    """Weights of an untrained ESPNetv2, s = 0.5, 5 classes, 64x96."""
+
+    def make(path):
+        preprocess = Preprocess((64, 96))
+        save_model(path, calibrated(build("espnetv2", width=0.5, classes=5, seed=0), preprocess), preprocess)
+
+    return once(tmp_path_factory, "tiny_v2.safetensors", make)
+
+
+@pytest.fixture(scope="session")
+def tiny_espnet(tmp_path_factory):
+    """Weights of an untrained ESPNet with 4 classes that sees 91 pixels, 64x96, any size."""
+
+    def make(path):
+        preprocess = Preprocess((64, 96), multiple=1)
+        network = build("espnet", widths=(8, 16, 24), branches=2, alpha2=1, alpha3=1, classes=4, seed=0)
+        save_model(path, calibrated(network, preprocess), preprocess)
+
+    return once(tmp_path_factory, "tiny_espnet.safetensors", make)
+
+
+@pytest.fixture(scope="session")
+def tiny_onnx(tmp_path_factory, tiny_espnet):
+    """The deployed graph of `tiny_espnet`, dynamic, mask alone."""
+    from espy import export
+
+    return once(tmp_path_factory, "tiny_espnet.onnx", lambda path: export(tiny_espnet, path=path))
