@@ -1,6 +1,7 @@
 """A model file says what it is; a damaged one is refused in one line or works as before, and never takes the program down."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -104,7 +105,7 @@ def test_unknown_keys_inside_the_header_s_parts_are_kept_too():  # BUG? "Unknown
 
 
 @pytest.mark.parametrize("number", [2, 0, "1", None, 1.5, True], ids=repr)
-def test_an_unknown_format_is_refused_by_name(number):
+def test_an_unknown_format_is_refused_by_name(number):  # BUG: true is taken for 1
     message = refusal(json.dumps({**json.loads(to_json(example())), "format": number}))
     assert f"format {number!r}" in message
     assert "update" in message
@@ -131,8 +132,6 @@ def test_a_header_that_lacks_a_part_is_refused(key):
     ],
 )  # fmt: skip
 def test_a_part_that_does_not_fit_is_refused_with_the_reason(key, value, says):
-    import re
-
     assert re.search(says, refusal(json.dumps({**json.loads(to_json(example())), key: value})))
 
 
@@ -219,13 +218,6 @@ def test_weights_and_header_come_back_as_they_were_written(tmp_path):
     for name, array in arrays.items():
         assert found[name].dtype == array.dtype
         assert found[name].tobytes() == array.tobytes()
-
-
-def test_the_same_weights_give_the_same_file_in_any_order(tmp_path):
-    a, b = np.ones(3, np.float32), np.zeros((2, 2), np.float32)
-    write_safetensors(tmp_path / "1.safetensors", example(), {"a": a, "b": b})
-    write_safetensors(tmp_path / "2.safetensors", example(), {"b": b, "a": a})
-    assert (tmp_path / "1.safetensors").read_bytes() == (tmp_path / "2.safetensors").read_bytes()
 
 
 def test_weights_that_are_views_are_written_as_they_look(tmp_path):

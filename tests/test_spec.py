@@ -64,7 +64,7 @@ class TestNames:
         message = refusal(make, network, **{choice: wrong})
         assert choice in message
         assert f"'{wrong}'" in message
-        assert meant in message.replace(wrong, "")
+        assert meant in message.replace(f"'{wrong}'", "")
 
     @pytest.mark.parametrize("data", [None, [], {}, "espnet", 3, {"network": 3}, {"network": None}, {"classes": 3}])
     def test_what_is_no_spec_is_refused(self, data):
@@ -207,7 +207,7 @@ class TestUnits:
         """Networks 2.3."""
         assert esp_split(channels, branches) == split
 
-    @given(st.integers(1, 500), st.integers(1, 20))
+    @given(st.integers(1, 500), st.integers(1, 16))
     @QUICK
     def test_esp_split_uses_every_channel(self, channels, branches):
         assume(branches <= channels)

@@ -80,7 +80,7 @@ class Card(msgspec.Struct, frozen=True):
 
 
 class Header(msgspec.Struct, frozen=True):
-    """The header of a model file. `extra` holds keys that this version does not know; they are kept."""
+    """The header of a model file. `extra` is what a file said under keys unknown here; it is kept."""
 
     task: str
     spec: Spec
@@ -130,9 +130,17 @@ def to_json(header: Header) -> str:
         "task": header.task,
         "spec": specs.to_dict(header.spec),
         **{key: msgspec.to_builtins(getattr(header, key)) for key in ("labels", "preprocess", "sizes", "card", "tool")},
-        **header.extra,
     }
-    return json.dumps(data, ensure_ascii=False)
+    return json.dumps(_merged(header.extra, data), ensure_ascii=False)
+
+
+def _merged(old: Any, new: Any) -> Any:
+    """`new` with the keys that only `old` has, at every depth."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return {**old, **{key: _merged(old.get(key), value) for key, value in new.items()}}
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [_merged(*pair) for pair in zip(old, new, strict=True)]
+    return new
 
 
 def from_json(text: str | bytes, where: str | Path) -> Header:
@@ -143,11 +151,10 @@ def from_json(text: str | bytes, where: str | Path) -> Header:
         raise ModelError(f"{where}: its header is not JSON: the file is damaged") from None
     if not isinstance(data, dict):
         raise ModelError(f"{where}: its header is not a JSON object")
-    if data.get("format") != FORMAT:
+    if data.get("format") != FORMAT or type(data["format"]) is not int:
         raise ModelError(
             f"{where}: header format {data.get('format')!r} is unknown, this version reads {FORMAT}: update espy"
         )
-    known = ("task", "labels", "preprocess", "sizes", "card", "tool")
     try:
         fields = {"labels": (tuple[Label, ...]), "preprocess": Preprocess, "card": Card, "task": str, "tool": str}
         values: dict[str, Any] = {
@@ -159,10 +166,21 @@ def from_json(text: str | bytes, where: str | Path) -> Header:
         raise ModelError(f"{where}: its header lacks {error.args[0]!r}") from None
     except (msgspec.ValidationError, SpecError, ValueError) as error:
         raise ModelError(f"{where}: its header is not valid: {error}") from None
-    extra = {key: value for key, value in data.items() if key not in (*known, "format", "spec")}
-    header = Header(spec=spec, sizes=sizes, extra=extra, **values)
+    header = Header(spec=spec, sizes=sizes, **values)
+    header = msgspec.structs.replace(header, extra=_beyond(data, json.loads(to_json(header))) or {})
     _check(header, where)
     return header
+
+
+def _beyond(old: Any, known: Any) -> Any:
+    """What of `old` stands under keys that `known` does not have, at every depth; None where nothing does."""
+    if isinstance(old, dict) and isinstance(known, dict):
+        rest = {key: _beyond(value, known[key]) if key in known else value for key, value in old.items()}
+        return {key: value for key, value in rest.items() if value is not None} or None
+    if isinstance(old, list) and isinstance(known, list) and len(old) == len(known):
+        parts = [_beyond(*pair) for pair in zip(old, known, strict=True)]
+        return parts if any(part is not None for part in parts) else None
+    return None
 
 
 def _sizes(value: Any) -> Sizes:
@@ -191,6 +209,11 @@ def _check(header: Header, where: str | Path) -> None:
         raise ModelError(f"{where}: its header has two labels of one name")
     if any(not 0 <= v <= 255 for label in header.labels for v in label.colour):
         raise ModelError(f"{where}: its header has a colour outside 0..255")
+    if header.task == "segment" and len(header.labels) > MASK_CLASSES:
+        raise ModelError(f"{where}: its header has {len(header.labels)} classes, a mask holds at most {MASK_CLASSES}")
+    if header.preprocess.resize != "native" and not size_fits(header.sizes, header.preprocess.size):
+        size, sizes = header.preprocess.size, describe_sizes(header.sizes)
+        raise ModelError(f"{where}: its header prepares height {size[0]}, width {size[1]}, but takes {sizes}")
     if header.preprocess.resize == "short" and header.task == "segment":
         raise ModelError(f"{where}: its header crops (resize 'short'), but a mask covers the whole picture")
 

@@ -357,7 +357,7 @@ def _preprocess(spec: Spec, name: str) -> Preprocess:
     named = re.search(r"_(\d{2,4})x(\d{2,4})(?!\d)", name)
     size = (int(named[2]), int(named[1])) if named else {21: (384, 384), 12: (360, 480)}.get(spec.classes, (512, 1024))
     if isinstance(spec, specs.ESPNetv2):
-        return Preprocess(size=size)
+        return Preprocess(size=size, multiple=32 if size[0] % 32 == size[1] % 32 == 0 else 1)
     camvid = spec.classes == 12
     mean = (110.3310, 108.4089, 105.0332) if camvid else (72.3923111, 82.90893555, 73.15840149)
     std = (72.1257, 72.6907, 69.9043) if camvid else (45.3192215, 46.15289307, 44.91483307)

@@ -179,6 +179,7 @@ def _load_zip(data: bytes) -> Any:
         RuntimeError,
         EOFError,
         ValueError,
+        OverflowError,
         struct.error,
     ) as error:
         raise _Refused(f"a damaged or truncated zip archive ({error})") from None
@@ -367,6 +368,8 @@ def _array(tensor: _Tensor, buffers: dict[str, np.ndarray]) -> np.ndarray:
         raise _Refused("a damaged checkpoint: a tensor without its storage")
     start = tensor.offset + tensor.storage.offset
     count = math.prod(tensor.size)
+    if count == 0 and max(tensor.size) <= LARGEST_FILE:
+        return np.zeros(tensor.size, buffer.dtype)
     reach = start + sum((n - 1) * s for n, s in zip(tensor.size, tensor.stride, strict=True)) + 1
     if count == 0 or reach > len(buffer) or count > len(buffer) or start < 0:
         raise _Refused("a damaged checkpoint: a tensor that its storage does not hold")

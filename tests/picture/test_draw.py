@@ -86,9 +86,9 @@ def test_a_legend_shows_a_square_in_the_colour_of_each_class_it_names(size):
     part = {label.name: 0.0 for label in CITYSCAPES} | {"car": 0.6, "sky": 0.4}
     image = Image.new("RGB", size[::-1], (255, 255, 255))
     draw_legend(image, CITYSCAPES, part)
-    colours = {tuple(c) for c in np.asarray(image).reshape(-1, 3)[::1].tolist()}
-    assert {(0, 0, 142), (70, 130, 180)} <= colours
-    assert (128, 64, 128) not in colours  # road, which has no share
+    array = np.asarray(image)
+    for colour, shown in (((0, 0, 142), True), ((70, 130, 180), True), ((128, 64, 128), False)):  # car, sky, no road
+        assert (array == colour).all(-1).any() == shown
 
 
 @pytest.mark.parametrize(("width", "least"), [(400, 9), (4000, 45)])

@@ -81,9 +81,8 @@ def test_a_box_comes_back_to_its_place_within_half_a_pixel(frame, corners):
     x = left + (right - left) * np.sort(corners[:2])
     y = top + (bottom - top) * np.sort(corners[2:])
     box = np.array([x[0], y[0], x[1], y[1]])
-    seen = (box - [left, top, left, top]) * [w / (right - left), h / (bottom - top)] * 2 if False else np.array(
-        [(x[0] - left) * w / (right - left), (y[0] - top) * h / (bottom - top),
-         (x[1] - left) * w / (right - left), (y[1] - top) * h / (bottom - top)])  # fmt: skip
+    across, down = w / (right - left), h / (bottom - top)
+    seen = (box - [left, top, left, top]) * [across, down, across, down]
     back = frame.boxes_back(seen[None])
     assert back.dtype == np.float32
     assert back.shape == (1, 4)
@@ -155,7 +154,7 @@ def test_plain_is_two_tap_bilinear_within_one_level(resize, height, width, size,
     found = frame.to_network(array)
     assert found.shape == (*size, 3)
     assert found.dtype == np.uint8
-    assert np.abs(found - two_taps(array, size, frame.box)).max() <= 1
+    assert np.abs(found - np.rint(two_taps(array, size, frame.box))).max() <= 1
 
 
 def test_plain_at_half_size_is_exactly_the_rounded_mean_of_two_by_two():
@@ -202,7 +201,6 @@ def test_a_parts_box_never_leaves_the_picture(side, network, data):
     frame = Frame.of(Preprocess((32, 32), multiple=1), (1, side), (32, network))
     start = data.draw(st.integers(0, network - 1))
     part = frame.part(0, start, 32, network)
-    assert part.box[2] <= np.nextafter(np.float32(side), np.float32(0)) + 1
     assert np.float32(part.box[2]) <= np.float32(side)  # Pillow computes boxes in float32
 
 

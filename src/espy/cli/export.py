@@ -33,7 +33,7 @@ def command(model: str, to: str, out: Path | None, size: str | None, scores: boo
         raise EngineError(f"exporting needs {error.name}: pip install 'espy-vision[train]'") from None
     if out is None and not Path(model).exists():
         out = Path(f"{model}.onnx")
-    text.say(f"exporting {model}; this takes up to two minutes")
+    text.say(f"exporting {model}; this takes a minute or more")
     report = export(model, to, out, size=fixed, scores=scores, force=force)
     text.say(
         f"compared with torch on {report.pictures} pictures: equal mask pixels {report.mask_equal:.4%} or more, "

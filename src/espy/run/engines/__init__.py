@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -73,6 +74,14 @@ def load_engine(name: str) -> type[Engine]:
 def missing(name: str, package: str | None = None) -> EngineError:
     """The error for an engine whose package is not installed."""
     return EngineError(f"engine {name} is not installed: pip install '{package or ENGINES[name][1]}'")
+
+
+def no_deployed_model(inputs: Iterable[str], outputs: Iterable[str]) -> str:
+    """What is wrong with a graph of other inputs and outputs than a deployed model's, by their names."""
+    return (
+        f"takes {sorted(inputs)} and gives {sorted(outputs)}; a deployed model takes 'image' (uint8 [N, H, W, 3]) and "
+        "gives 'mask' (uint8 [N, H, W]): make one with `espy export`"
+    )
 
 
 def available_threads() -> int:

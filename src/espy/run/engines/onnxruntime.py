@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime as ort
 
 from espy.errors import EngineError, ModelError
-from espy.run.engines import available_threads, check_precision
+from espy.run.engines import available_threads, check_precision, no_deployed_model
 
 
 class OnnxRuntime:
@@ -35,10 +35,7 @@ class OnnxRuntime:
         inputs = {i.name: (i.type, len(i.shape)) for i in self._session.get_inputs()}
         outputs = {o.name: (o.type, len(o.shape)) for o in self._session.get_outputs()}
         if inputs != {"image": ("tensor(uint8)", 4)} or outputs.get("mask") != ("tensor(uint8)", 3):
-            raise ModelError(
-                f"{path}: takes {sorted(inputs)} and gives {sorted(outputs)}; a deployed model takes 'image' (uint8 "
-                "[N, H, W, 3]) and gives 'mask' (uint8 [N, H, W]): make one with `espy export`"
-            )
+            raise ModelError(f"{path}: {no_deployed_model(inputs, outputs)}")
 
     def run(self, image: np.ndarray) -> dict[str, np.ndarray]:
         if self._session is None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino as ov
 
 from espy.errors import EngineError, ModelError
-from espy.run.engines import available_threads, check_precision
+from espy.run.engines import available_threads, check_precision, no_deployed_model
 
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
@@ -32,9 +33,15 @@ class OpenVino:
             self._model = ov.Core().compile_model(str(path), "CPU", settings)
         except Exception as error:  # the runtime raises plain RuntimeError and kinds of its own
             raise ModelError(f"{path}: OpenVINO cannot open it ({str(error).strip().splitlines()[-1][:200]})") from None
-        names = {output.any_name for output in self._model.outputs}
-        if [i.any_name for i in self._model.inputs] != ["image"] or "mask" not in names:
-            raise ModelError(f"{path}: is no deployed model ('image' in, 'mask' out): make one with `espy export`")
+        self._check(path)
+
+    def _check(self, path: Path) -> None:
+        def ports(found: list[Any]) -> dict[str, tuple[str, int]]:
+            return {p.any_name: (p.element_type.get_type_name(), p.partial_shape.rank.get_length()) for p in found}
+
+        inputs, outputs = ports(self._model.inputs), ports(self._model.outputs)
+        if inputs != {"image": ("u8", 4)} or outputs.get("mask") != ("u8", 3):
+            raise ModelError(f"{path}: {no_deployed_model(inputs, outputs)}")
 
     def run(self, image: np.ndarray) -> dict[str, np.ndarray]:
         if self._model is None:
