@@ -147,6 +147,7 @@ def from_json(text: str | bytes, where: str | Path) -> Header:
     """The header of a JSON text. Raises ModelError, one line, where it is not one."""
     try:
         data = json.loads(text)
+        json.dumps(data, ensure_ascii=False).encode()  # no halves of characters
     except (ValueError, RecursionError):
         raise ModelError(f"{where}: its header is not JSON: the file is damaged") from None
     if not isinstance(data, dict):
