@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from espy import bundle
-from espy.header import Header, Preprocess, write_safetensors
+from espy.header import Header, write_safetensors
 from espy.labels import plain
 from espy.nn.build import weights_of
 
@@ -25,7 +25,9 @@ PHOTO = PHOTOS / "dog.jpg"
 
 def needs(folder):
     """Skips where a shared folder is not there, and says which."""
-    return pytest.mark.skipif(not folder.is_dir(), reason=f"no {folder}: set ESPY_SHARED to the folder of the shared data")
+    return pytest.mark.skipif(
+        not folder.is_dir(), reason=f"no {folder}: set ESPY_SHARED to the folder of the shared data"
+    )
 
 
 def noise(height, width, seed=0, channels=3):
@@ -55,6 +57,16 @@ def calibrated(network, preprocess, seed=0):
 def save_model(path, network, preprocess, labels=None):
     """A `.safetensors` model file of a network."""
     labels = labels or plain(network.spec.classes)
-    header = Header(network.spec.task, network.spec, labels, preprocess, "any" if preprocess.multiple == 1 else {"multiple": 32})
+    header = Header(
+        network.spec.task, network.spec, labels, preprocess, "any" if preprocess.multiple == 1 else {"multiple": 32}
+    )
     write_safetensors(path, header, {name: t.detach().numpy() for name, t in weights_of(network).items()})
     return path
+
+
+def attempt(kind, call, *arguments, **keywords):
+    """(what a call gives, None), or (None, the message of an error of this kind)."""
+    try:
+        return call(*arguments, **keywords), None
+    except kind as error:
+        return None, str(error)

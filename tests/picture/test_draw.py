@@ -43,7 +43,10 @@ def test_black_labels_leave_the_picture_as_it_is():
 
 
 def test_an_overlay_of_more_rows_than_a_strip_has_no_seams():
-    image, mask = Image.fromarray(scene(1200, 50)), np.repeat(np.arange(1200) // 400, 50).reshape(1200, 50).astype(np.uint8)
+    image, mask = (
+        Image.fromarray(scene(1200, 50)),
+        np.repeat(np.arange(1200) // 400, 50).reshape(1200, 50).astype(np.uint8),
+    )
     found = np.asarray(overlay(image, mask, LABELS, legend=False)).astype(float)
     colours = np.array([label.colour for label in LABELS])[mask]
     expected = np.where((mask == 0)[..., None], np.asarray(image), (np.asarray(image) + colours) / 2)
@@ -151,7 +154,9 @@ def test_masks_of_two_classes_and_of_256_keep_their_indices(tmp_path):
             assert np.array_equal(np.asarray(image), mask)
 
 
-@pytest.mark.parametrize(("ending", "kind"), [(".jpg", "JPEG"), (".jpeg", "JPEG"), (".JPG", "JPEG"), (".png", "PNG"), (".webp", "WEBP")])
+@pytest.mark.parametrize(
+    ("ending", "kind"), [(".jpg", "JPEG"), (".jpeg", "JPEG"), (".JPG", "JPEG"), (".png", "PNG"), (".webp", "WEBP")]
+)
 def test_a_picture_is_written_in_the_format_of_its_ending(tmp_path, ending, kind):
     path = tmp_path / f"p{ending}"
     write_picture(path, Image.fromarray(scene(40, 60)))

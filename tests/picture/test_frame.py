@@ -164,7 +164,9 @@ def test_plain_at_half_size_is_exactly_the_rounded_mean_of_two_by_two():
     assert np.array_equal(found, (blocks + 2) // 4)
 
 
-@given(st.integers(1, 300), st.integers(1, 300), st.tuples(st.integers(16, 200), st.integers(16, 200)), st.integers(0, 99))
+@given(
+    st.integers(1, 300), st.integers(1, 300), st.tuples(st.integers(16, 200), st.integers(16, 200)), st.integers(0, 99)
+)
 @settings(max_examples=60, deadline=None)
 def test_antialias_is_pillows_bilinear(height, width, size, seed):
     image = Image.fromarray(noise(height, width, seed=seed))

@@ -42,7 +42,7 @@ def test_all_engines_give_the_same_mask(name):
     for engine in ("openvino", "torch"):
         for found, expected in zip(masks[engine], masks["onnxruntime"], strict=True):
             assert (found == expected).mean() >= 0.9999
-            assert len(np.unique(expected)) > 1
+    assert len(np.unique(np.concatenate([mask.ravel() for mask in masks["torch"]]))) > 3
 
 
 def reference(network):
@@ -348,7 +348,7 @@ def test_a_graph_of_other_inputs_or_outputs_is_refused(engine, foreign, tmp_path
     for path in (
         save("name.onnx", "input", TensorProto.UINT8, "mask", 4),
         save("output.onnx", "image", TensorProto.UINT8, "classes", 4),
-        save("float.onnx", "image", TensorProto.FLOAT, "mask", 4),  # BUG: OpenVINO's engine looks at names alone
+        save("float.onnx", "image", TensorProto.FLOAT, "mask", 4),
     ):
         assert str(path) in refusal(ModelError, load, path, engine=engine, header=header)
 
@@ -381,7 +381,9 @@ sys.meta_path.insert(0, Block())
 
 
 def python(code, **keywords):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=100, **keywords)
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=100, **keywords
+    )
 
 
 @pytest.mark.parametrize(
@@ -398,7 +400,9 @@ def python(code, **keywords):
 )
 def test_what_is_not_installed_is_named_with_the_line_that_installs_it(missing, call, says):
     # BUG: espy.export without onnx is a ModuleNotFoundError
-    code = BLOCK.format(name=missing) + f"import espy\ntry:\n    {call}\nexcept espy.EspyError as error:\n    print(error)"
+    code = (
+        BLOCK.format(name=missing) + f"import espy\ntry:\n    {call}\nexcept espy.EspyError as error:\n    print(error)"
+    )
     done = python(code)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n") == 1
@@ -436,7 +440,8 @@ def test_importing_espy_imports_nothing_heavy():
 
 
 def test_the_help_imports_nothing_it_does_not_need():  # BUG: cli.text imports espy.picture.frame (numpy, Pillow) for a type
-    code = f"import sys\nfrom espy.cli import run\nrun(['--help'])\nprint([n for n in {HEAVY} if n in sys.modules], file=sys.stderr)"
+    code = f"import sys\nfrom espy.cli import run\nrun(['--help'])\nprint([n for n in {HEAVY} if n in sys.modules]"
+    code += ", file=sys.stderr)"
     assert python(code).stderr.strip() == "[]"
 
 

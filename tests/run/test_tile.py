@@ -97,15 +97,15 @@ SMALL = make("espnet", widths=(8, 16, 24), branches=2, alpha2=1, alpha3=1, class
 V2 = make("espnetv2", width=0.5, classes=5)
 
 
-def test_the_overlap_covers_the_receptive_field_where_that_is_no_more_than_half_a_tile():
-    assert SMALL.receptive_field_px == 91
-    assert Tiling.of((192, 256), SMALL, 1).overlap == 96
-    assert make("espnet", alpha2=1, alpha3=1).receptive_field_px == 915
-    assert Tiling.of((1856, 1856), make("espnet", alpha2=1, alpha3=1), 1).overlap == 928
+@pytest.mark.parametrize(("spec", "tile"), [(SMALL, (288, 304)), (make("espnet", alpha2=1, alpha3=1), (1856, 1856))])
+def test_the_overlap_covers_the_receptive_field_where_that_is_no_more_than_half_a_tile(spec, tile):
+    overlap = Tiling.of(tile, spec, 1).overlap
+    assert spec.receptive_field_px <= overlap < spec.receptive_field_px + 32
+    assert overlap % 16 == 0
 
 
 def test_else_it_is_a_quarter_of_the_tile():
-    assert Tiling.of((1024, 2048), make("espnet", alpha2=1, alpha3=1), 1).overlap == 256
+    assert Tiling.of((1024, 2048), make("espnet", alpha2=1, alpha3=1), 1).overlap == 256  # it sees 915 pixels and more
     assert Tiling.of((1024, 1024), V2, 32).overlap == 256
 
 
@@ -136,13 +136,13 @@ def is_varied(mask):
 
 
 @pytest.mark.parametrize("engine", ["torch", "onnxruntime"])
-@pytest.mark.parametrize("size", [(301, 420), (400, 333), (192, 700)])
+@pytest.mark.parametrize("size", [(501, 620), (290, 901), (288, 700), (700, 299)])
 def test_a_small_espnet_in_tiles_gives_the_untiled_mask(tiny_espnet, tiny_onnx, engine, size):
     picture = scene(*size, seed=7)
     path = tiny_espnet if engine == "torch" else tiny_onnx
     whole = load(path, engine=engine, size="native")(picture).mask
-    with load(path, engine=engine, tile=(192, 200)) as tiled:
-        assert tiled.tiling.overlap >= 91
+    with load(path, engine=engine, tile=(288, 296)) as tiled:
+        assert tiled.tiling.overlap >= SMALL.receptive_field_px
         found = tiled(picture).mask
     assert is_varied(whole)
     assert np.array_equal(found, whole)
@@ -150,15 +150,15 @@ def test_a_small_espnet_in_tiles_gives_the_untiled_mask(tiny_espnet, tiny_onnx, 
 
 def test_too_small_an_overlap_changes_the_mask(tiny_espnet):
     """Else the tests above would show nothing."""
-    picture = scene(301, 420, seed=7)
+    picture = scene(501, 620, seed=7)
     whole = load(tiny_espnet, size="native")(picture).mask
-    assert not np.array_equal(load(tiny_espnet, tile=(192, 200), overlap=16)(picture).mask, whole)
+    assert not np.array_equal(load(tiny_espnet, tile=(288, 296), overlap=16)(picture).mask, whole)
 
 
 def test_an_espnet_that_sees_915_pixels_gives_the_untiled_mask_with_the_default_overlap(tmp_path):
     preprocess = Preprocess((512, 1024), multiple=1)
     network = build("espnet", widths=(4, 10, 15), alpha2=1, alpha3=1, classes=5, seed=1)
-    assert network.spec.receptive_field_px == 915
+    assert 915 <= network.spec.receptive_field_px <= 928
     path = save_model(tmp_path / "m.safetensors", calibrated(network, preprocess), preprocess)
     picture = scene(1100, 2100, seed=2)
     whole = load(path, size="native")(picture).mask
@@ -169,18 +169,42 @@ def test_an_espnet_that_sees_915_pixels_gives_the_untiled_mask_with_the_default_
     assert np.array_equal(found, whole)
 
 
-def test_no_pixel_beyond_the_receptive_field_changes_a_logit():
-    """The number that the default overlap rests on, by brute force: gradients of one logit over all branches."""
-    network = build("espnet", widths=(8, 16, 24), branches=2, alpha2=1, alpha3=1, classes=4, seed=3)
-    deployed = calibrated(network, Preprocess((64, 96), multiple=1)).double()
-    x = torch.rand(1, 3, 256, 256, dtype=torch.float64, requires_grad=True)
-    extents = []
-    for y in range(124, 132):
-        (gradient,) = torch.autograd.grad(deployed(x)[0, :, y, 128].sum(), x)
+REACHES = {
+    "merge": {}, "merge, 3 branches": {"branches": 3, "widths": (8, 15, 24)}, "kernel 5": {"kernel": 5}, "cat1": {"skip1": "cat1"},
+    "merge, 1 branch": {"branches": 1}, "branch": {"arrangement": "branch"},
+    "branch, 3 branches": {"arrangement": "branch", "branches": 3},
+    "branch, 1 branch": {"arrangement": "branch", "branches": 1, "alpha2": 2},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("choices", REACHES.values(), ids=REACHES)
+def test_half_the_default_overlap_reaches_as_far_as_any_logit_does(choices):
+    # BUG: too short by 2 to 4 pixels for "merge, 1 branch" and "branch": a logit reaches 7 pixels further up than down
+    """By brute force: which rows of the picture have a gradient, for each place of a logit in its 1/8 cell."""
+    settled = {"widths": (8, 16, 24), "branches": 2, "alpha2": 1, "alpha3": 1, "classes": 4, "seed": 3, **choices}
+    network = build("espnet", **settled).double().eval()
+    x = torch.rand(1, 3, 512, 16, dtype=torch.float64, requires_grad=True)
+    reach = 0
+    for y in range(256, 264):
+        (gradient,) = torch.autograd.grad(network(x)[0, :, y].sum(), x)
         rows = torch.nonzero(gradient.abs().sum((0, 1, 3))).ravel()
-        extents.append(max(y - int(rows[0]), int(rows[-1]) - y))
-    assert max(extents) <= 91 // 2 + 1
-    assert max(extents) >= 91 // 2 - 10
+        reach = max(reach, y - int(rows[0]), int(rows[-1]) - y)
+    overlap = Tiling.of((1024, 1024), network.spec, 1).overlap
+    assert reach <= overlap // 2
+    assert overlap // 2 < reach + 24  # nor is it wasteful
+
+
+@pytest.mark.parametrize("variant", ["A", "B", "C"])
+def test_the_networks_without_decoder_give_the_untiled_mask_too(variant, tmp_path):
+    # BUG: they differ in 1 to 4 %: aligned corners put the x8 resize of a tile elsewhere than that of the whole
+    preprocess = Preprocess((64, 96), multiple=1)
+    network = build("espnet", variant=variant, widths=(8, 16, 24), branches=2, alpha2=1, alpha3=1, classes=4, seed=1)
+    path = save_model(tmp_path / "m.safetensors", calibrated(network, preprocess), preprocess)
+    picture = scene(501, 700, seed=1)
+    whole = load(path, size="native")(picture).mask
+    found = load(path, tile=(288, 296))(picture).mask
+    assert is_varied(whole)
+    assert (found == whole).mean() == 1
 
 
 def test_tiles_of_espnetv2_cover_any_picture(tiny_v2):
@@ -192,7 +216,7 @@ def test_tiles_of_espnetv2_cover_any_picture(tiny_v2):
 def test_a_tiled_picture_may_be_resized_too(tiny_espnet):
     picture = scene(500, 700, seed=4)
     whole = load(tiny_espnet, size=(304, 408))(picture).mask
-    found = load(tiny_espnet, size=(304, 408), tile=(192, 208))(picture).mask
+    found = load(tiny_espnet, size=(304, 408), tile=(288, 288))(picture).mask
     assert (found == whole).mean() > 0.995  # tiles are resized within one level
 
 
