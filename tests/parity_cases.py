@@ -78,7 +78,9 @@ def apply_weights(module, case):
     for index, (kind, target) in enumerate(targets):
         label = f"w_{index:04d} ({case['w_label'][index]})"
         array = torch.from_numpy(case[f"w_{index:04d}"].copy())
-        assert str(case["w_kind"][index]) == kind, f"{label}: {case['w_kind'][index]} in the file, {kind} in the network"
+        assert str(case["w_kind"][index]) == kind, (
+            f"{label}: {case['w_kind'][index]} in the file, {kind} in the network"
+        )
         assert array.shape == target.shape, f"{label}: {tuple(array.shape)} in the file, {tuple(target.shape)}"
         with torch.no_grad():
             target.copy_(array)

@@ -116,13 +116,13 @@ def test_a_folder_of_the_system_that_takes_no_files_is_one_line():
     "name", ["é" * 120 + ".bin", "x" * 251 + ".bin", "日" * 80 + ".mask.png"], ids=["é", "x", "日"]
 )
 def test_the_longest_names_that_a_disk_takes_are_written(tmp_path, name):
-    # BUG: the temporary name has up to 14 bytes more than the file's, counted in letters
+
     (tmp_path / name).write_bytes(b"")  # the disk takes it
     write_bytes(tmp_path / name, b"new", force=True)
     assert (tmp_path / name).read_bytes() == b"new"
 
 
-def test_a_name_longer_than_any_disk_takes_is_one_line(tmp_path):  # BUG: OSError from looking whether it exists
+def test_a_name_longer_than_any_disk_takes_is_one_line(tmp_path):
     refusal(tmp_path / ("x" * 300 + ".bin"))
 
 

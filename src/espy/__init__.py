@@ -40,11 +40,11 @@ def __getattr__(name: str) -> Any:
     try:
         value = getattr(importlib.import_module(_PUBLIC[name]), name)
     except ModuleNotFoundError as error:
-        if error.name != "torch":
+        if error.name not in ("torch", "onnx", "onnxscript"):
             raise
         from espy.errors import EngineError
 
-        raise EngineError(f"espy.{name} needs PyTorch: pip install 'espy-vision[train]'") from None
+        raise EngineError(f"espy.{name} needs {error.name}: pip install 'espy-vision[train]'") from None
     globals()[name] = value
     return value
 

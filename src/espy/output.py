@@ -24,9 +24,9 @@ def writing(path: str | Path, *, force: bool = False) -> Iterator[IO[bytes]]:
     ...     _ = file.write(b"whole")
     """
     path = Path(path)
-    refuse_existing(path, force)
-    part = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.part")
+    part = path.with_name(f".espy-{secrets.token_hex(8)}.part")
     try:
+        refuse_existing(path, force)
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("xb") as file:
             yield file
@@ -58,6 +58,11 @@ def _publish(part: Path, path: Path, force: bool) -> None:
         raise OutputError(f"{path}: exists already and is kept: another process wrote it") from None
     except OSError:  # a file system without hard links
         part.replace(path)
+
+
+def shown(path: str | Path) -> str:
+    """A path as text that any file or terminal takes: bytes of a name that are no Unicode become a sign for it."""
+    return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def write_bytes(path: str | Path, data: bytes, *, force: bool = False) -> None:

@@ -127,7 +127,7 @@ def test_a_folder_is_searched_whole_without_hidden_files_and_earlier_results(pre
     assert files("in/results") == three("a", "c", "deep/er/b")
 
 
-def test_results_may_go_to_a_folder_that_holds_the_pictures_folder(predict):  # BUG: "no pictures in this folder"
+def test_results_may_go_to_a_folder_that_holds_the_pictures_folder(predict):
     picture("photos/a.png")
     outcome = predict("photos", "--out", ".")
     assert outcome.code == 0, outcome
@@ -168,7 +168,7 @@ def test_a_name_with_brackets_is_a_file_first_and_a_pattern_second(predict):
         "%s{}.png",
     ],
 )
-def test_odd_names_are_done_and_shown_as_they_are(predict, name):  # BUG: the table swallows [final] as markup
+def test_odd_names_are_done_and_shown_as_they_are(predict, name):
     picture(name)
     outcome = predict(f"./{name}" if name.startswith("-") else name, "--out", "o")
     assert outcome.code == 0, outcome
@@ -176,7 +176,7 @@ def test_odd_names_are_done_and_shown_as_they_are(predict, name):  # BUG: the ta
     assert name in outcome.out
 
 
-def test_names_that_are_no_unicode_are_done(tmp_path, tiny_onnx):  # BUG: unexpected UnicodeEncodeError, nothing is done
+def test_names_that_are_no_unicode_are_done(tmp_path, tiny_onnx):
     picture(tmp_path / "a.png")
     shutil.copy(tmp_path / "a.png", os.fsencode(tmp_path) + b"/caf\xe9.png")
     for extra in ([], ["--json"]):
@@ -185,7 +185,7 @@ def test_names_that_are_no_unicode_are_done(tmp_path, tiny_onnx):  # BUG: unexpe
         assert len(files(tmp_path / f"o{len(extra)}")) == 6
 
 
-def test_the_longest_name_that_fits_is_written(predict):  # BUG: the temporary name is longer than the file's own
+def test_the_longest_name_that_fits_is_written(predict):
     name = "é" * 118  # 236 bytes, with .overlay.jpg 248 of 255
     picture(f"{name}.png")
     outcome = predict(f"{name}.png", "--out", "o")
@@ -200,15 +200,13 @@ def test_a_picture_from_standard_input_is_called_stdin(tmp_path, tiny_onnx):
     assert json.loads((tmp_path / "o/stdin.json").read_text())["size"] == [576, 768]
 
 
-def test_an_empty_standard_input_is_refused_by_a_name_the_user_knows(
-    tmp_path, tiny_onnx
-):  # BUG: "espy: bytes: an empty file"
+def test_an_empty_standard_input_is_refused_by_a_name_the_user_knows(tmp_path, tiny_onnx):
     outcome = spawn("predict", "-", "--model", tiny_onnx, "--out", "o", cwd=tmp_path, input=b"")
     assert outcome.code == 2
     assert re.search(r"stdin|standard input|espy: -:", outcome.err), outcome
 
 
-def test_an_empty_name_is_no_folder(predict):  # BUG: espy predict "$UNSET" takes the working folder
+def test_an_empty_name_is_no_folder(predict):
     picture("private.png")
     outcome = predict("", "--out", "o")
     assert outcome.code == 2
@@ -237,7 +235,7 @@ def test_an_upright_phone_photo_stays_upright_in_every_output(predict):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 2000), (2000, 3), (1, 70_000)])
-def test_any_size_from_one_pixel_is_done(predict, size):  # BUG: 70,000 wide: no JPEG can hold the overlay
+def test_any_size_from_one_pixel_is_done(predict, size):
     height, width = size
     Image.fromarray(noise(height, width)).save("p.png")
     outcome = predict("p.png", "--out", "o")
@@ -376,7 +374,7 @@ def test_bad_files_alone_end_in_an_error(predict):
     assert not Path("o").exists()
 
 
-def test_a_loop_of_links_is_one_bad_file(predict):  # BUG: unexpected RuntimeError
+def test_a_loop_of_links_is_one_bad_file(predict):
     picture("a.png")
     Path("loop.png").symlink_to("loop.png")
     outcome = predict("loop.png", "a.png", "--out", "o")
@@ -385,7 +383,7 @@ def test_a_loop_of_links_is_one_bad_file(predict):  # BUG: unexpected RuntimeErr
     assert files("o") == three("a")
 
 
-def test_a_name_too_long_for_any_disk_is_one_bad_file(predict):  # BUG: unexpected OSError
+def test_a_name_too_long_for_any_disk_is_one_bad_file(predict):
     picture("a.png")
     outcome = predict("x" * 300 + ".png", "a.png", "--out", "o")
     assert outcome.code == 1, outcome
@@ -604,7 +602,7 @@ def test_a_street_is_seen_as_a_street(espy):
     ids=" ".join,
 )  # fmt: skip
 def test_a_call_that_cannot_work_ends_with_2_and_one_line(espy, arguments, says):
-    # BUG: export --size 8x8 is "unexpected ValueError"; --model a.png does not say which file no engine opens
+
     picture("a.png")
     Path("empty.onnx").write_bytes(b"")
     outcome = espy(*arguments)
@@ -619,7 +617,7 @@ def test_a_call_that_cannot_work_ends_with_2_and_one_line(espy, arguments, says)
     assert files(".") == ["a.png", "empty.onnx"]
 
 
-def test_the_bare_command_shows_its_help_as_help():  # BUG: squeezed into one line behind "espy: Usage"
+def test_the_bare_command_shows_its_help_as_help():
     outcome = spawn()
     assert "predict" in outcome.out + outcome.err
     assert (outcome.out + outcome.err).count("\n") > 5
@@ -639,7 +637,7 @@ def test_debug_shows_the_traceback_and_nothing_else_does(tmp_path):
     assert "Traceback" in spawn("predict", "none*.png", "--debug", cwd=tmp_path).err
 
 
-def test_a_huge_size_is_refused_before_the_memory_is_gone(tmp_path):  # BUG: asks for 30 GB
+def test_a_huge_size_is_refused_before_the_memory_is_gone(tmp_path):
     picture(tmp_path / "a.png")
     code = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30)); from espy.cli import main;"
@@ -835,9 +833,7 @@ def test_models_shows_the_card_of_one(espy):
         assert word in outcome.out
 
 
-def test_a_model_file_is_not_replaced_by_its_export(
-    espy, tiny_espnet
-):  # BUG: -o MODEL.safetensors --force writes ONNX over the weights
+def test_a_model_file_is_not_replaced_by_its_export(espy, tiny_espnet):
     shutil.copy(tiny_espnet, "m.safetensors")
     before = Path("m.safetensors").read_bytes()
     outcome = espy("export", "m.safetensors", "-o", "m.safetensors", "--force", "--size", "64x96")

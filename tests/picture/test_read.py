@@ -284,7 +284,7 @@ def test_an_array_that_changes_later_does_not_change_the_picture():
 
 
 def test_a_pillow_image_that_changes_later_does_not_change_the_picture():
-    # BUG: an RGB image is kept, not copied: drawing on it, or closing it, changes what result.overlay() shows
+
     image = Image.fromarray(noise(6, 6))
     picture = read(image)
     image.paste((0, 0, 0), (0, 0, 6, 6))
@@ -302,7 +302,7 @@ def test_a_pillow_image_given_stays_as_it_is():
 @pytest.mark.parametrize(
     "mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "La", "CMYK", "YCbCr", "HSV", "I;16", "I", "F"]
 )
-def test_pillow_images_of_every_mode_are_read(mode):  # BUG: La ("damaged or truncated"; convert La to LA first)
+def test_pillow_images_of_every_mode_are_read(mode):
     picture = read_silently(Image.new(mode, (7, 3)))
     assert picture.array.shape == (3, 7, 3)
 
@@ -339,7 +339,7 @@ def test_a_missing_file_and_a_folder_are_refused_by_name(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a\0b.jpg", "x" * 5000 + ".jpg"], ids=["zero byte", "5000 letters"])
-def test_names_that_no_file_can_have_are_refused(name):  # BUG: ValueError, OSError
+def test_names_that_no_file_can_have_are_refused(name):
     with pytest.raises(PictureError):
         read(name)
 
@@ -390,7 +390,7 @@ def test_a_cut_file_stays_refused_where_a_program_lets_pillow_pad_files(monkeypa
 
 
 def test_a_png_with_any_damaged_byte_is_refused_or_whole():
-    # BUG: Pillow does not look at the checksum of pixel data; damage in a small file's is read as other pixels
+
     data = encoded("PNG")
     whole = read(data).array
     generator = np.random.default_rng(0)

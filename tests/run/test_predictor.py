@@ -117,7 +117,7 @@ def test_a_result_shows_itself_in_a_notebook(model):
 
 
 def test_a_pillow_image_that_is_closed_or_reused_later_leaves_the_result_whole(model):
-    # BUG: the result keeps the caller's own image
+
     image = Image.fromarray(scene(60, 90))
     expected = model(scene(60, 90)).overlay().tobytes()
     result = model(image)
@@ -174,7 +174,7 @@ def test_one_bad_source_is_an_item_with_its_error_and_the_rest_is_done(model, ba
 
 
 @pytest.mark.parametrize("source", ["a\0b.jpg", "x" * 300 + ".jpg"], ids=["zero byte", "300 letters"])
-def test_a_name_that_no_file_can_have_is_an_item_with_an_error(model, source):  # BUG: ValueError, OSError end the map
+def test_a_name_that_no_file_can_have_is_an_item_with_an_error(model, source):
     items = list(model.map([scene(40, 50), source, scene(40, 50)]))
     assert [item.error is None for item in items] == [True, False, True]
 
@@ -257,7 +257,7 @@ def test_an_engine_that_does_not_open_the_file_is_refused_with_what_to_do(tiny_o
     assert ".safetensors" in refusal(EngineError, load, tiny_onnx, engine="torch")
 
 
-def test_a_file_of_another_ending_is_refused_by_name(tmp_path):  # BUG: the message does not name the file
+def test_a_file_of_another_ending_is_refused_by_name(tmp_path):
     (tmp_path / "m.tflite").write_bytes(b"")
     assert "m.tflite" in refusal(EspyError, load, tmp_path / "m.tflite")
 
@@ -274,7 +274,7 @@ def test_a_size_that_is_no_multiple_is_refused(tiny_v2):
 
 
 @pytest.mark.parametrize("size", [(0, 64), (-32, 64), (8, 8), (64,), (64, 64, 3), "nativ", 512, (64.0, 96.0)], ids=repr)
-def test_a_size_that_is_none_is_refused(tiny_onnx, size):  # BUG?: TypeError, ValueError for what is no (height, width)
+def test_a_size_that_is_none_is_refused(tiny_onnx, size):
     refusal(EspyError, load, tiny_onnx, size=size)
 
 
@@ -399,7 +399,7 @@ def python(code, **keywords):
     ],
 )
 def test_what_is_not_installed_is_named_with_the_line_that_installs_it(missing, call, says):
-    # BUG: espy.export without onnx is a ModuleNotFoundError
+
     code = (
         BLOCK.format(name=missing) + f"import espy\ntry:\n    {call}\nexcept espy.EspyError as error:\n    print(error)"
     )
@@ -439,7 +439,7 @@ def test_importing_espy_imports_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
-def test_the_help_imports_nothing_it_does_not_need():  # BUG: cli.text imports espy.picture.frame (numpy, Pillow) for a type
+def test_the_help_imports_nothing_it_does_not_need():
     code = f"import sys\nfrom espy.cli import run\nrun(['--help'])\nprint([n for n in {HEAVY} if n in sys.modules]"
     code += ", file=sys.stderr)"
     assert python(code).stderr.strip() == "[]"

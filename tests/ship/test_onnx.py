@@ -132,7 +132,7 @@ def test_a_graph_of_one_size_takes_no_other(with_scores):
         load(path, size="native")(scene(200, 100))
 
 
-def test_exporting_leaves_the_network_in_the_mode_it_was_in(tmp_path, monkeypatch):  # BUG: it is put into eval mode
+def test_exporting_leaves_the_network_in_the_mode_it_was_in(tmp_path, monkeypatch):
     network = build("espnet", widths=(8, 16, 24), branches=2, alpha2=1, alpha3=1, classes=3, seed=2)
     assert network.training
     (tmp_path / "taken.onnx").write_bytes(b"")
@@ -212,7 +212,7 @@ def test_what_cannot_be_exported_is_refused_in_one_line(tiny_espnet, tmp_path):
     cases = [
         ((tiny_espnet, "tflite"), {}, "onnx"), ((torch.nn.Conv2d(3, 3, 1),), {"path": tmp_path / "m.onnx"}, "build"),
         ((build("espnet", alpha2=1, alpha3=1),), {}, "path"), ((tmp_path / "none.safetensors",), {}, "none.safetensors"),
-        ((tiny_espnet,), {"path": tmp_path / "m.onnx", "size": (8, 8)}, "16"),  # BUG: ValueError, no EspyError
+        ((tiny_espnet,), {"path": tmp_path / "m.onnx", "size": (8, 8)}, "16"),
     ]  # fmt: skip
     for arguments, keywords, says in cases:
         with pytest.raises(EspyError, match=says) as caught:

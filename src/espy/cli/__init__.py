@@ -40,6 +40,9 @@ def run(arguments: list[str]) -> int:
     try:
         code: Any = app.main([a for a in arguments if a != "--debug"], prog_name="espy", standalone_mode=False)
         return code if isinstance(code, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        return 2
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         cure = f"; see {context.command_path} --help" if context else ""

@@ -22,6 +22,8 @@ def command(model: str, to: str, out: Path | None, size: str | None, scores: boo
 
     Example: espy export street.safetensors --to onnx -o street.onnx
     """
+    if out is not None and out.suffix != ".onnx":
+        raise click.BadParameter(f"{out}: the file is called NAME.onnx")
     fixed = text.parse_size(size)
     if fixed == "native":
         raise click.BadParameter("--size is HEIGHTxWIDTH; without it the file takes pictures of any size that fits")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from espy.cli import text
+from espy.output import shown
 
 if TYPE_CHECKING:
     from espy.run.files import Done
@@ -120,12 +121,18 @@ def _bar(total: int) -> Iterator[Any]:
         def render(self, task: Task) -> Text:
             return Text(f"{task.speed:.1f} images/s" if task.speed else "")
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         line = progress.add_task("pictures", total=total)
 
         def advance(done: Done) -> None:
-            progress.update(line, advance=1, description=Path(done.task.source).name[-30:])
+            progress.update(line, advance=1, description=shown(Path(done.task.source).name)[-30:])
 
         yield advance
 
@@ -147,7 +154,7 @@ def _table(results: list[dict[str, Any]], out: Path) -> None:
             f"{ms:.0f}",
             text.main_shares(result["shares"]),
         )
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False).print(table)
     print(f"{len(results)} done, in {out}/")
 
 

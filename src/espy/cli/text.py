@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
-from espy.picture.frame import Size
+if TYPE_CHECKING:
+    from espy.picture.frame import Size
 
 
 def say(message: str) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import threading
 import warnings
-from dataclasses import dataclass
+import zlib
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import IO, TypeAlias
@@ -63,7 +64,8 @@ def read(source: Source, *, max_pixels: int = MAX_PIXELS) -> Picture:
         return Picture(_from_array(source, max_pixels), "array")
     if isinstance(source, Image.Image):
         name = str(getattr(source, "filename", "") or "picture")
-        return _finish(source, name, max_pixels)
+        picture = _finish(source, name, max_pixels)
+        return replace(picture, image=source.copy()) if picture.image is source else picture  # it may change later
     if isinstance(source, bytes | bytearray | memoryview):
         return _decode(io.BytesIO(source), "bytes", max_pixels)
     if isinstance(source, str | Path):
@@ -77,26 +79,41 @@ def read(source: Source, *, max_pixels: int = MAX_PIXELS) -> Picture:
 
 
 def _read_file(path: Path, max_pixels: int) -> Picture:
-    if path.is_dir():
-        raise PictureError(f"{path}: is a folder, not a picture")
     try:
+        if path.is_dir():
+            raise PictureError(f"{path}: is a folder, not a picture")
         with path.open("rb") as file:
             return _decode(file, str(path), max_pixels)
     except FileNotFoundError:
         raise PictureError(f"{path}: no such file") from None
-    except OSError as error:
-        raise PictureError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:  # a zero byte in a name is a ValueError
+        raise PictureError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _decode(file: IO[bytes], name: str, max_pixels: int) -> Picture:
     try:
+        _check_png(file)
         image = _open(file)
+    except PictureError as error:
+        raise PictureError(f"{name}: {error}") from None
     except UnidentifiedImageError:
         raise PictureError(f"{name}: {_looks_like(file)}") from None
     except Exception as error:  # Pillow's decoders raise many kinds for damaged files
         raise PictureError(f"{name}: damaged or truncated ({_reason(error)})") from None
     with image:
         return _finish(image, name, max_pixels)
+
+
+def _check_png(file: IO[bytes]) -> None:
+    """Checksums of a PNG's chunks: Pillow passes over those of the pixels."""
+    if file.read(8) == b"\x89PNG\r\n\x1a\n":
+        while len(head := file.read(8)) == 8 and head[4:] != b"IEND":
+            content, total = file.read(int.from_bytes(head[:4])), file.read(4)
+            if len(total) < 4:
+                raise PictureError("damaged or truncated (the PNG file ends in the middle)")
+            if zlib.crc32(content, zlib.crc32(head[4:])) != int.from_bytes(total):
+                raise PictureError(f"damaged or truncated (wrong checksum of {head[4:]!r})")
+    file.seek(0)
 
 
 def _open(file: IO[bytes]) -> Image.Image:
@@ -158,7 +175,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         return Image.fromarray(_from_floats(np.asarray(image))).convert("RGB")
     if image.mode in ("P", "PA", "RGBa", "La"):
-        image = image.convert("RGBA")
+        image = image.convert("LA" if image.mode == "La" else "RGBA")
     return image.convert("RGB")
 
 

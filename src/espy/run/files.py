@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 import re
 import sys
 import time
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from espy.errors import EspyError, OutputError
-from espy.output import refuse_existing, write_bytes
+from espy.output import refuse_existing, shown, write_bytes
 from espy.picture.draw import overlay
 from espy.picture.read import Source
 from espy.picture.write import write_mask, write_picture
@@ -43,7 +44,7 @@ class Task:
     @property
     def content(self) -> Source:
         """What the reader is given."""
-        return sys.stdin.buffer.read() if self.source == "-" else self.source
+        return sys.stdin.buffer if self.source == "-" else self.source
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,10 @@ class Done:
     def to_dict(self) -> dict[str, Any]:
         """The picture's entry in the JSON output."""
         if self.result is None:
-            return {"source": self.task.source, "error": str(self.error)}
+            return {"source": shown(self.task.source), "error": str(self.error)}
         data = self.result.to_dict()
         timing = {**data.pop("timing"), "write": round(self.write_ms, 3)}
-        return {"source": self.task.source, "output": self.output, **data, "timing": timing}
+        return {"source": shown(self.task.source), "output": self.output, **data, "timing": timing}
 
 
 # Which pictures
@@ -76,33 +77,39 @@ def find(sources: Sequence[str], out: Path) -> list[Task]:
     found: list[tuple[str, Path]] = []
     for source in sources:
         path = Path(source)
+        if not source:
+            raise EspyError("an empty name was given as a picture: is a variable of the shell not set?")
         if source == "-":
             found.append(("-", Path("stdin")))
-        elif path.is_dir():
+        elif os.path.isdir(path):  # noqa: PTH112 (a name too long for the disk is no folder, not an error)
             inside = [(str(p), p.relative_to(path)) for p in _pictures_in(path, out)]
             if not inside:
                 raise EspyError(f"{source}: no pictures in this folder ({', '.join(sorted(ENDINGS))})")
             found += inside
-        elif not path.exists() and re.search(r"[*?\[]", source):
-            matches = sorted(p for p in map(Path, glob.glob(source, recursive=True)) if p.is_file())
+        elif not os.path.lexists(path) and re.search(r"[*?\[]", source):
+            root = _fixed_part(source)
+            named = (Path(name) for name in glob.glob(source, recursive=True))
+            matches = sorted(p for p in named if p.is_file() and not _is_result(p, root, out))
             if not matches:
                 raise EspyError(f"{source}: no file matches this pattern")
-            root = _fixed_part(source)
             found += [(str(p), p.relative_to(root)) for p in matches]
         else:
             found.append((source, Path(path.name)))
-    unique = {str(Path(source).resolve()) if source != "-" else "-": (source, name) for source, name in found[::-1]}
+    unique = {os.path.realpath(source) if source != "-" else "-": (source, name) for source, name in found[::-1]}
     return name_outputs(list(unique.values())[::-1])
 
 
 def _pictures_in(folder: Path, out: Path) -> Iterator[Path]:
-    kept = out.resolve()
     for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in ENDINGS and not hidden and path.is_file() and (
-            kept not in path.resolve().parents or kept == folder.resolve()
-        ):  # fmt: skip
+        if path.suffix.lower() in ENDINGS and not hidden and path.is_file() and not _is_result(path, folder, out):
             yield path
+
+
+def _is_result(path: Path, folder: Path, out: Path) -> bool:
+    """Whether a file found in a folder lies in the output folder somewhere below it."""
+    kept, root = Path(os.path.realpath(out)), Path(os.path.realpath(folder))
+    return root in kept.parents and kept in Path(os.path.realpath(path)).parents
 
 
 def _fixed_part(pattern: str) -> Path:
@@ -147,12 +154,12 @@ def outputs(task: Task, out: Path, view: str) -> dict[str, Path]:
 def check_outputs(tasks: Iterable[Task], out: Path, view: str, force: bool) -> None:
     """Raise OutputError where a result would land on a file that exists, or on one of the pictures themselves."""
     tasks = list(tasks)
-    pictures = {Path(task.source).resolve() for task in tasks if task.source != "-"}
+    pictures = {os.path.realpath(task.source) for task in tasks if task.source != "-"}
     files = [path for task in tasks for path in outputs(task, out, view).values()]
     for path in files:
-        if path.resolve() in pictures:
+        if os.path.realpath(path) in pictures:
             raise OutputError(f"{path}: is one of the pictures to read: choose another --out")
-    standing = [path for path in files if path.exists()]
+    standing = [path for path in files if os.path.lexists(path)]
     if standing and not force:
         more = f" and {len(standing) - 1} more" if len(standing) > 1 else ""
         verb = "exist" if more else "exists"
@@ -197,7 +204,7 @@ def _write(task: Task, result: Segmentation, files: dict[str, Path], view: str, 
             )
             write_picture(files[view], drawn, force=force)
         ms = 1e3 * (time.perf_counter() - start)
-        done = Done(task, result, {kind: str(path) for kind, path in files.items()}, ms)
+        done = Done(task, result, {kind: shown(path) for kind, path in files.items()}, ms)
         text = json.dumps(done.to_dict(), ensure_ascii=False, indent=1)
         write_bytes(files["json"], text.encode() + b"\n", force=force)
     except EspyError as error:

@@ -79,6 +79,7 @@ def load(
     `overlap`: pixels that tiles share. `header`: for a foreign ONNX file, its header as JSON file, dict or Header.
     Raises EspyError, one line, for what cannot work.
     """
+    check_size(size, max_pixels)
     path, name = resolve(model, engine)
     found = _header_of(path, header)
     if size is None and tile is not None:
@@ -104,7 +105,7 @@ def resolve(model: str | Path, engine: str) -> tuple[Path, str]:
         raise ModelError(
             f"{path}: a published checkpoint: convert it first with `espy convert {path} -o MODEL.safetensors`"
         )
-    return path, choose(engine, path.suffix)
+    return path, choose(engine, path)
 
 
 def _header_of(path: Path, given: str | Path | dict[str, Any] | Header | None) -> Header:
@@ -125,6 +126,18 @@ def _header_of(path: Path, given: str | Path | dict[str, Any] | Header | None) -
             f"{path}: no espy header in it; give one with --header FILE.json (docs/model-file.md says what it holds)"
         )
     return header
+
+
+def check_size(size: Any, max_pixels: int) -> None:
+    """Raise EngineError for what is no size: None, "native" or (height, width)."""
+    if size is None or size == "native":
+        return
+    if not (isinstance(size, tuple) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)):
+        raise EngineError(f"size is (height, width) in whole pixels, or 'native', not {size!r}")
+    if size[0] * size[1] > max_pixels:
+        raise EngineError(
+            f"height {size[0]}, width {size[1]} is above the limit of {max_pixels / 1e6:g} megapixels (--max-pixels)"
+        )
 
 
 def check_fits(header: Header, size: tuple[int, int], where: str) -> None:

@@ -35,7 +35,8 @@ class Tiling:
             raise EngineError(f"--tile must be multiples of {step} here, not height {tile[0]}, width {tile[1]}")
         if overlap is None:
             field, side = spec.receptive_field_px, min(tile)
-            exact = None if field is None else -(-field // (2 * GRID)) * 2 * GRID
+            # a logit sees up to 7 pixels further to one side than to the other: its place in its 1/8 cell
+            exact = None if field is None else -(-(field + GRID) // (2 * GRID)) * 2 * GRID
             overlap = exact if exact is not None and exact <= side // 2 else side // 4 // (2 * GRID) * 2 * GRID
         if overlap < 0 or overlap % (2 * GRID) or overlap >= min(tile):
             raise EngineError(f"the overlap must be a multiple of {2 * GRID} below the tile's side, not {overlap}")

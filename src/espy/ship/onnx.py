@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import tempfile
@@ -20,7 +21,7 @@ from torch.export import Dim
 
 from espy import bundle
 from espy.errors import EspyError, ModelError
-from espy.header import Header, Preprocess, attach_onnx, read_safetensors, size_fits
+from espy.header import LARGEST_SIDE, SMALLEST_SIDE, Header, Preprocess, attach_onnx, read_safetensors, size_fits
 from espy.labels import plain
 from espy.nn.build import with_weights
 from espy.nn.deployed import Deployed
@@ -65,6 +66,8 @@ def export(
     """
     if to != "onnx":
         raise EspyError(f"cannot export to {to!r}: known: onnx")
+    if path is not None and Path(path).suffix != ".onnx":
+        raise EspyError(f"{path}: the file is called NAME.onnx")
     header, network, origin = _source(model)
     if path is None and origin is None:
         raise EspyError("say where to: export(network, path='model.onnx')")
@@ -95,6 +98,7 @@ def _source(model: str | Path | Published | nn.Module) -> tuple[Header, nn.Modul
         if spec is None:
             raise EspyError("only networks made by espy.build know their spec")
         preprocess = Preprocess((512, 1024), multiple=1 if spec.receptive_field_px else 32)
+        model = copy.deepcopy(model)  # the caller's stays in training mode
         return Header(spec.task, spec, plain(spec.classes), preprocess, _dynamic(preprocess)), model.eval(), None
     path = Path(model)
     if path.suffix in (".pth", ".pt") and path.is_file():
@@ -117,6 +121,12 @@ def _sized(header: Header, size: tuple[int, int] | None) -> Header:
     """The header of the deployed file: a fixed size becomes the one that pictures are brought to."""
     if size is None:
         return header
+    multiple = header.preprocess.multiple
+    if any(side < SMALLEST_SIDE or side > LARGEST_SIDE or side % multiple for side in size):
+        raise EspyError(
+            f"height {size[0]}, width {size[1]} does not fit: sides are multiples of {multiple} "
+            f"from {max(multiple, SMALLEST_SIDE)} to {LARGEST_SIDE}"
+        )
     preprocess = msgspec.structs.replace(header.preprocess, size=size, resize="stretch")
     return msgspec.structs.replace(header, preprocess=preprocess, sizes=[size])
 

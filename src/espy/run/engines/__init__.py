@@ -42,19 +42,22 @@ ENGINES = {
 }
 
 
-def choose(engine: str, suffix: str) -> str:
-    """The engine's name for a file's ending; `auto` is the first that opens it. Raises EngineError where none does."""
+def choose(engine: str, path: Path) -> str:
+    """The engine's name for a file; `auto` is the first that opens its kind. Raises EngineError where none does."""
+    suffix = path.suffix
     opens = [name for name, (_, _, endings) in ENGINES.items() if suffix in endings]
     if engine == "auto":
         if not opens:
-            raise EngineError(f"no engine opens {suffix or 'a file without ending'}: give .onnx or .safetensors")
+            raise EngineError(
+                f"{path}: no engine opens {suffix or 'a file without ending'}: give .onnx or .safetensors"
+            )
         return opens[0]
     if engine not in ENGINES:
         raise EngineError(f"unknown engine {engine!r}: {nearest(engine, list(ENGINES))}")
     if engine not in opens:
         endings = " or ".join(ENGINES[engine][2])
         cure = "export it first: espy export MODEL --to onnx" if suffix == ".safetensors" else f"give it {endings}"
-        raise EngineError(f"engine {engine} opens {endings}, not {suffix}: {cure}")
+        raise EngineError(f"{path}: engine {engine} opens {endings}, not {suffix}: {cure}")
     return engine
 
 
