@@ -177,10 +177,10 @@ def test_odd_names_are_done_and_shown_as_they_are(predict, name):
 
 
 def test_names_that_are_no_unicode_are_done(tmp_path, tiny_onnx):
-    picture(tmp_path / "a.png")
-    shutil.copy(tmp_path / "a.png", os.fsencode(tmp_path) + b"/caf\xe9.png")
+    picture(tmp_path / "in/a.png")
+    shutil.copy(tmp_path / "in/a.png", os.fsencode(tmp_path) + b"/in/caf\xe9.png")
     for extra in ([], ["--json"]):
-        outcome = spawn("predict", ".", "--model", tiny_onnx, "--out", f"o{len(extra)}", *extra, cwd=tmp_path)
+        outcome = spawn("predict", "in", "--model", tiny_onnx, "--out", f"o{len(extra)}", *extra, cwd=tmp_path)
         assert outcome.code == 0, outcome
         assert len(files(tmp_path / f"o{len(extra)}")) == 6
 
@@ -596,7 +596,7 @@ def test_a_street_is_seen_as_a_street(espy):
         (["convert", "a.png", "-o", "m.onnx"], ".safetensors"), (["models", "stret"], "street"),
         (["export", "street-small", "--to", "onyx", "-o", "m.onnx"], "onnx"),
         (["export", "street-small", "--size", "native"], "--size"),
-        (["export", "street-small", "--size", "8x8", "-o", "m.onnx"], "16"), (["export", "none.safetensors"], "none.safetensors"),
+        (["export", "street-small", "--size", "8x8", "-o", "m.onnx"], "multiples of 32"), (["export", "none.safetensors"], "none.safetensors"),
         (["demo", "--out"], "--out"), (["demo", "more"], "more"),
     ],
     ids=" ".join,
