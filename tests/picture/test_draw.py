@@ -108,7 +108,7 @@ def test_letters_grow_with_the_picture_and_stay_readable(width, least):
 @given(st.integers(1, 400), st.integers(1, 400), st.integers(2, 256), st.integers(0, 9))
 @settings(max_examples=60, deadline=None)
 def test_any_size_and_number_of_classes_is_drawn_within_the_picture(height, width, classes, seed):
-    mask = (noise(height, width, seed=seed, channels=0) % classes).astype(np.uint8)
+    mask = (noise(height, width, seed=seed, channels=0).astype(int) % classes).astype(np.uint8)
     labels = plain(classes)
     image = Image.fromarray(noise(height, width, seed=seed))
     assert overlay(image, mask, labels).size == (width, height)

@@ -108,12 +108,13 @@ def _cut_out(
     image: Image.Image, box: tuple[float, float, float, float], size: tuple[int, int]
 ) -> tuple[Image.Image, tuple[float, float, float, float]]:
     """The part of a picture that resizing `box` to `size` reads, so that a tile of a large picture costs no more than a tile."""
-    left, top, right, bottom = box
+    left, top = max(0.0, box[0]), max(0.0, box[1])  # sums of fractions may end a hair outside
+    right, bottom = min(float(image.width), box[2]), min(float(image.height), box[3])
     reach_x, reach_y = 2 + (right - left) / size[1], 2 + (bottom - top) / size[0]  # a filter's reach
     x0, y0 = max(0, int(left - reach_x)), max(0, int(top - reach_y))
     x1, y1 = min(image.width, int(right + reach_x) + 1), min(image.height, int(bottom + reach_y) + 1)
     if (x0, y0, x1, y1) == (0, 0, image.width, image.height):
-        return image, box
+        return image, (left, top, right, bottom)
     return image.crop((x0, y0, x1, y1)), (left - x0, top - y0, right - x0, bottom - y0)
 
 
