@@ -98,7 +98,7 @@ def folder(count: int = 100, rounds: int = 3) -> None:
 
 
 def memory() -> None:
-    """Peak memory of `espy predict` on a 100-megapixel JPEG in tiles of 1024x2048."""
+    """Peak memory of `espy predict` on a 100-megapixel JPEG in tiles of 2048x2048."""
     with tempfile.TemporaryDirectory() as place:
         photo = Path(place) / "large.jpg"
         script = (
@@ -109,7 +109,7 @@ def memory() -> None:
         subprocess.run([sys.executable, "-c", script, str(PHOTO), str(photo)], check=True)
         for name in ("street-small", "street"):
             call = [sys.executable, "-c", "from espy.cli import main; main()", "predict", str(photo), "--model", name,
-                    "--tile", "1024x2048", "--out", str(Path(place) / name)]  # fmt: skip
+                    "--tile", "2048x2048", "--out", str(Path(place) / name)]  # fmt: skip
             start = time.perf_counter()
             child = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             _, status, usage = os.wait4(child.pid, 0)

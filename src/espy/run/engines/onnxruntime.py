@@ -23,6 +23,7 @@ class OnnxRuntime:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or available_threads()
         options.inter_op_num_threads = 1
+        options.enable_mem_pattern = False  # planned for one size, it keeps twice the memory and gains nothing
         options.log_severity_level = 4
         options.add_session_config_entry("session.force_spinning_stop", "1")  # leave the cores to reading and writing
         try:
