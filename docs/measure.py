@@ -93,7 +93,9 @@ def folder(count: int = 100, rounds: int = 3) -> None:
             whole = part / (time.perf_counter() - start)
             assert all(entry.error is None for entry in done)
             ratios.append(whole / alone)
-            print(f"folder: {part} photos, engine alone {alone:.2f} images/s, predict {whole:.2f}, ratio {whole / alone:.3f}")
+            print(
+                f"folder: {part} photos, engine alone {alone:.2f} images/s, predict {whole:.2f}, ratio {whole / alone:.3f}"
+            )
         print(f"folder: median ratio {statistics.median(ratios):.3f}")
 
 
@@ -114,7 +116,9 @@ def memory() -> None:
             child = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             _, status, usage = os.wait4(child.pid, 0)
             assert status == 0
-            print(f"memory: 10000x10000 with {name}: {usage.ru_maxrss / 1e6:.2f} GB, {time.perf_counter() - start:.0f} s")
+            print(
+                f"memory: 10000x10000 with {name}: {usage.ru_maxrss / 1e6:.2f} GB, {time.perf_counter() - start:.0f} s"
+            )
 
 
 def tiles() -> None:
