@@ -3,12 +3,21 @@
 LONGEST = 600  # characters of a message; names come from files, and files from anywhere
 
 
+def one_line(message: str) -> str:
+    """A message as one line of printable characters, whatever it quotes.
+
+    >>> one_line("masks/a\\nb.png: empty")
+    'masks/a b.png: empty'
+    """
+    line = "".join(c if c.isprintable() else " " for c in message)
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
+
+
 class EspyError(Exception):
     """The call or its input cannot work. The message is made one line of printable characters, whatever it quotes."""
 
     def __init__(self, message: str = "") -> None:
-        line = "".join(c if c.isprintable() else " " for c in message)
-        super().__init__(line if len(line) <= LONGEST else f"{line[:LONGEST]}...")
+        super().__init__(one_line(message))
 
 
 class SpecError(EspyError, ValueError):
@@ -17,6 +26,10 @@ class SpecError(EspyError, ValueError):
 
 class PictureError(EspyError):
     """A picture that cannot be read."""
+
+
+class DataError(EspyError):
+    """A set of pictures with truth, or a pair of it, that cannot be used."""
 
 
 class ModelError(EspyError):

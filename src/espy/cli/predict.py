@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from espy.cli import text
 from espy.output import shown
-
-if TYPE_CHECKING:
-    from espy.run.files import Done
 
 STAGES = ("decode", "prepare", "engine", "finish", "write")
 
@@ -68,9 +63,9 @@ def command(
         _say_what_runs(loaded)
         results: list[dict[str, Any]] = []
         errors: list[dict[str, Any]] = []
-        with _bar(len(tasks)) as advance:
+        with text.bar(len(tasks)) as advance:
             for done in files.predict(loaded, tasks, out, view=view, force=force, batch=batch):
-                advance(done)
+                advance(shown(Path(done.task.source).name))
                 (results if done.error is None else errors).append(done.to_dict())
     for result in results:
         if "note" in result:
@@ -95,46 +90,6 @@ def _say_what_runs(model: Any) -> None:
     text.say(
         f"{model.path.stem} on {model.engine.name} {model.engine.version}, {model.engine.precision}, at {at}{tiles}"
     )
-
-
-@contextlib.contextmanager
-def _bar(total: int) -> Iterator[Any]:
-    """A live bar (files, images/s, time left) on a terminal, nothing in a pipe."""
-    if not sys.stderr.isatty():
-        yield lambda done: None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-    from rich.text import Text
-
-    class Rate(ProgressColumn):
-        """Pictures a second."""
-
-        def render(self, task: Task) -> Text:
-            return Text(f"{task.speed:.1f} images/s" if task.speed else "")
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        Rate(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        line = progress.add_task("pictures", total=total)
-
-        def advance(done: Done) -> None:
-            progress.update(line, advance=1, description=shown(Path(done.task.source).name)[-30:])
-
-        yield advance
 
 
 def _table(results: list[dict[str, Any]], out: Path) -> None:

@@ -1,9 +1,11 @@
-"""Words that several verbs share: sizes and tables."""
+"""What several verbs share: sizes in words, remarks, the progress bar."""
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import click
@@ -15,6 +17,37 @@ if TYPE_CHECKING:
 def say(message: str) -> None:
     """A remark on stderr."""
     print(message, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def bar(total: int) -> Iterator[Callable[[str], None]]:
+    """A live bar (files, images/s, time left) on a terminal, nothing in a pipe. Call what it gives with each file's name."""
+    if not sys.stderr.isatty():
+        yield lambda name: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        """Pictures a second."""
+
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:.1f} images/s" if task.speed else "")
+
+    name_column = TextColumn("{task.description}", markup=False)  # file names may hold brackets
+    columns = (name_column, BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        line = progress.add_task("pictures", total=total)
+        yield lambda name: progress.update(line, advance=1, description=name[-30:])
 
 
 def parse_size(text: str | None, option: str = "--size") -> Size:

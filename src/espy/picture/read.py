@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import threading
 import warnings
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,13 +16,18 @@ from typing import IO, TypeAlias
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from espy.errors import PictureError
+from espy.errors import EspyError, PictureError
 
 MAX_PIXELS = 100_000_000
 """Pictures larger than this are refused unless told otherwise: 100 megapixels are 300 MB as RGB."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM")
 """Only these of Pillow's decoders are used; the others are rarely needed and some of them start other programs."""
+
+ENDINGS = {
+    ".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jp2", ".ppm", ".pgm",
+}  # fmt: skip
+"""What a search through a folder takes; a file that is named itself is tried whatever its ending."""
 
 ORIENTATION = 0x0112
 UPRIGHT = {
@@ -76,6 +83,41 @@ def read(source: Source, *, max_pixels: int = MAX_PIXELS) -> Picture:
             raise PictureError("a file opened as text: open it with mode 'rb'")
         return _decode(io.BytesIO(data), str(getattr(source, "name", "file")), max_pixels)
     raise PictureError(f"{type(source).__name__} is not a picture: give a path, bytes, an image or a uint8 array")
+
+
+@contextlib.contextmanager
+def stored(path: Path, *, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """A picture file as it is stored: Pillow's own image and mode, not decoded yet, neither turned nor converted.
+
+    For masks, whose values are no colours. Raises PictureError as `read` does, for decoding inside the block too.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Image.new("I;16", (4, 2), 700).save(Path(folder) / "mask.png")
+    ...     with stored(Path(folder) / "mask.png") as image:
+    ...         image.mode, image.getpixel((0, 0))
+    ('I;16', 700)
+    """
+    if path.is_dir():
+        raise PictureError(f"{path}: is a folder, not a picture")
+    try:
+        with path.open("rb") as file:
+            _check_png(file)
+            try:
+                image = _open(file)
+            except UnidentifiedImageError:
+                raise PictureError(f"{path}: {_looks_like(file)}") from None
+            with image:
+                check_size(image.width, image.height, str(path), max_pixels)
+                yield image
+    except EspyError:
+        raise
+    except FileNotFoundError:
+        raise PictureError(f"{path}: no such file") from None
+    except MemoryError:
+        raise PictureError(f"{path}: not enough memory to decode it") from None
+    except Exception as error:  # Pillow's decoders raise many kinds for damaged files
+        raise PictureError(f"{path}: damaged or truncated ({_reason(error)})") from None
 
 
 def _read_file(path: Path, max_pixels: int) -> Picture:
@@ -134,7 +176,7 @@ def _finish(image: Image.Image, name: str, max_pixels: int) -> Picture:
         frames = getattr(image, "n_frames", 1) if image.format != "MPO" else 1
         image.load()
         rgb = _to_rgb(image)
-        rotation = UPRIGHT.get(_orientation(image))
+        rotation = UPRIGHT.get(orientation(image))
     except PictureError as error:
         raise PictureError(f"{name}: {error}") from None
     except MemoryError:
@@ -157,7 +199,8 @@ def check_size(width: int, height: int, name: str, max_pixels: int) -> None:
         )
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation of a Pillow image, 1 (upright) to 8; 1 where it has none or a damaged one."""
     with _opening, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

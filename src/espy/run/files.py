@@ -19,15 +19,10 @@ from typing import Any
 from espy.errors import EspyError, OutputError
 from espy.output import refuse_existing, shown, write_bytes
 from espy.picture.draw import overlay
-from espy.picture.read import Source
+from espy.picture.read import ENDINGS, Source
 from espy.picture.write import write_mask, write_picture
 from espy.run.predictor import LARGE, Model
 from espy.run.result import Segmentation
-
-ENDINGS = {
-    ".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jp2", ".ppm", ".pgm",
-}  # fmt: skip
-"""What a folder search takes; a file that is named itself is tried whatever its ending."""
 
 WRITERS = 2
 WAITING = 3  # results that may wait for a writer; more would fill the memory behind a slow disk
