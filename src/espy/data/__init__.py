@@ -1,0 +1,1 @@
+"""Sets of pictures with truth: opened, paired, read, checked."""

@@ -1,0 +1,224 @@
+"""All that is wrong with a set, in one report: every picture and mask is read once, by several threads."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+from espy.data.cityscapes import LABEL_IDS, MOST_ID
+from espy.data.findings import Fault, Finding, gather
+from espy.data.kinds import open_set
+from espy.data.masks import VOID, MaskError, count, mask_size, read_mask, unreadable
+from espy.data.sets import Dataset, Item, relative, size_words
+from espy.errors import PictureError
+from espy.labels import CAMVID, CITYSCAPES, VOC, Label
+from espy.picture.read import orientation, read, stored
+
+MOST_IN_ONE = 100  # classes in one mask, where nobody named them; ADE20K, with 150, has about 50 at most
+THREADS = min(8, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a check found.
+
+    `pixels`: mask value -> how often it occurs over all masks that could be read, 255 for void. `sizes`: (height, width)
+    of the upright pictures -> how many. `findings`: faults first.
+    """
+
+    data: Dataset
+    pixels: dict[int, int]
+    sizes: dict[tuple[int, int], int]
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether the set can be trained on: warnings, but no faults."""
+        return not any(finding.severity == "fault" for finding in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form, as docs/schema/check.json has it."""
+        return {
+            "pairs": len(self.data),
+            "classes": [label.name for label in self.data.labels],
+            "pixels": {str(value): times for value, times in self.pixels.items()},
+            "findings": [finding.to_dict() for finding in self.findings],
+        }
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """One pair: what is wrong, its picture's size, and how often each value occurs in its mask."""
+
+    item: Item
+    rows: tuple[tuple[Fault, str], ...]
+    size: tuple[int, int] | None = None
+    counts: tuple[int, ...] | None = None
+
+
+def check(
+    data: Dataset | str, *, split: str | None = None, advance: Callable[[str], None] = lambda name: None
+) -> Report:
+    """Read every pair of a set (or of `KIND:PATH`) and report all that is wrong with it.
+
+    `advance` is called with each picture's name when the pair is done. Raises DataError where there is no set to look at;
+    all that is wrong within a set is a finding.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> with tempfile.TemporaryDirectory() as root:
+    ...     for name in ("images", "masks"):
+    ...         Path(root, name).mkdir()
+    ...     _ = Path(root, "images", "a.jpg").write_bytes(b"")
+    ...     print(check(f"folder:{root}").findings[0].message)
+    images/a.jpg: no mask of this name in masks/
+    """
+    opened = open_set(data, split) if isinstance(data, str) else data.only(split)
+    looked: list[_Looked] = []
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="espy-check") as pool:
+        for one in pool.map(lambda item: _look(item, opened), opened.items):
+            looked.append(one)
+            advance(one.item.picture.name)
+    rows = [row for one in looked for row in one.rows]
+    rows = _explained(rows, opened) + list(_of_the_whole(opened, looked, rows))
+    findings = opened.findings + gather(rows)
+    if not opened.items and not findings:
+        findings = gather([(Fault("empty_set", "no pictures with masks", "see docs/data.md for the layouts"), ".")])
+    totals = _totals(looked)
+    sizes = Counter(one.size for one in looked if one.size)
+    return Report(
+        opened, {value: n for value, n in enumerate(totals) if n}, dict(sizes.most_common()),
+        tuple(sorted(findings, key=lambda finding: finding.severity != "fault")),
+    )  # fmt: skip
+
+
+# One pair
+
+
+def _look(item: Item, data: Dataset) -> _Looked:
+    rows: list[tuple[Fault, str]] = []
+    picture, mask = relative(item.picture, data.root), relative(item.mask, data.root)
+    size = shape = counts = None
+    try:
+        size = read(item.picture).size
+    except PictureError as error:
+        rows.append((unreadable(error, item.picture), picture))
+    try:
+        read_in = read_mask(item.mask, item.coding)
+    except MaskError as error:
+        rows.append((error.fault, mask))
+        shape = mask_size(item.mask)
+    else:
+        shape = read_in.indices.shape
+        counts = tuple(count(read_in.indices))
+        rows += [(note, mask) for note in read_in.notes]
+        if counts[VOID] == sum(counts):
+            rows.append((Fault("all_void", "all void: no pixel counts", "label it, or leave it", warning=True), mask))
+    if size and shape and size != shape:
+        rows.append((_sizes_differ(size, shape, item), mask))
+    return _Looked(item, tuple(rows), size, counts)
+
+
+def _sizes_differ(size: tuple[int, int], shape: tuple[int, ...], item: Item) -> Fault:
+    what = "not of its picture's size"
+    detail = f"{size_words(shape)} (height x width), the picture {size_words(size)}"
+    cure = "make the mask in the picture's own size, or shrink both alike (masks by nearest neighbour)"
+    if shape == size[::-1]:
+        with stored(item.picture) as image:
+            turned = orientation(image)
+        if turned > 4:
+            what = f"not of the size of its picture turned upright by EXIF orientation {turned}; without EXIF the sizes agree"
+            cure = "turn the mask as the photo is seen, or take the EXIF orientation out of the photo"
+    return Fault("size_mismatch", what, cure, detail=detail)
+
+
+# All together
+
+
+def _totals(looked: list[_Looked]) -> list[int]:
+    read_in = [one.counts for one in looked if one.counts]
+    return [sum(column) for column in zip(*read_in, strict=True)] or [0] * (VOID + 1)
+
+
+def _explained(rows: list[tuple[Fault, str]], data: Dataset) -> list[tuple[Fault, str]]:
+    """The rows, with values out of range explained by what all masks hold together."""
+    odd = {value for fault, _ in rows if fault.diagnosis == "value_out_of_range" for value in fault.values}
+    classes = len(data.labels)
+    as_they_are = all(item.coding != LABEL_IDS for item in data.items)
+    if odd and as_they_are and max(odd) <= MOST_ID and _same(data.labels, CITYSCAPES):
+        what = "holds {values}: Cityscapes' labelIds where train ids 0 to 18 are needed"
+        cure = "map them to train ids, use the labelTrainIds files, or open the set as kind cityscapes"
+        changed: dict[str, Any] = {"diagnosis": "label_ids", "what": what, "cure": cure}
+    elif odd == {classes} and as_they_are:
+        cure = f"the masks seem to count classes from 1: subtract 1 and write 255 for 0; or name a class {classes} too"
+        changed = {"cure": cure}
+    else:
+        return rows
+    return [
+        (replace(fault, **changed) if fault.diagnosis == "value_out_of_range" else fault, file) for fault, file in rows
+    ]
+
+
+def _of_the_whole(data: Dataset, looked: list[_Looked], rows: list[tuple[Fault, str]]) -> Iterator[tuple[Fault, str]]:
+    """What only all masks together show."""
+    totals = _totals(looked)
+    if _two_colours(data, totals):
+        what = "holds 0 and 255, and no mask another class: 255 means void, so nothing but class 0 would be learnt"
+        for one in looked:
+            if one.counts and one.counts[VOID]:
+                yield Fault("binary_0_255", what, "write 1 where 255 stands"), relative(one.item.mask, data.root)
+        return
+    for one in _mixed(data, looked, totals):
+        what = "holds 0 and 255 and no 1, where other masks hold 0 and 1 and no 255"
+        fault = Fault("binary_0_255", what, "write 1 where 255 stands, unless it means void", warning=True)
+        yield fault, relative(one.item.mask, data.root)
+    for one in looked if data.looked else []:
+        values = sum(bool(times) for times in one.counts or ())
+        if values > MOST_IN_ONE:
+            what = "a picture in grey, not indices, by its many values"
+            fault = Fault("value_out_of_range", what, "save class indices, or name the classes in classes.txt")
+            yield replace(fault, detail=f"{values} of them"), relative(one.item.mask, data.root)
+    misread = any(fault.diagnosis == "value_out_of_range" for fault, _ in rows)
+    if misread or not any(totals) or any(_same(data.labels, known) for known in (CITYSCAPES, CAMVID, VOC)):
+        return
+    unseen = tuple(index for index in range(len(data.labels)) if not totals[index])
+    where = data.names or "masks"
+    if unseen:
+        named = ", ".join(repr(data.labels[index].name) for index in unseen[:8]) + (", ..." if len(unseen) > 8 else "")
+        what = f"no pixel of {named} in any mask"
+        cure = "label some, or name only classes that occur" if data.names else "name the classes in classes.txt"
+        if data.looked and 2 * len(unseen) > len(data.labels):  # such as 0, 128, 255: levels of grey, hardly classes
+            seen = tuple(index for index in range(len(data.labels)) if totals[index])
+            what = "all hold {values} alone, of which most numbers between are missing: are these classes?"
+            yield (
+                Fault("value_out_of_range", what, "number the classes 0, 1, 2, ..., or name them in classes.txt", seen),
+                where,
+            )
+            return
+        yield Fault("class_never_seen", what, cure, unseen, warning=True), where
+
+
+def _two_colours(data: Dataset, totals: list[int]) -> bool:
+    """Whether the masks hold nothing but 0 and 255, both of them, where the values are the indices themselves."""
+    return all(item.coding.classes[:1] == (0,) for item in data.items) and all(
+        bool(times) == (value in (0, VOID)) for value, times in enumerate(totals)
+    )
+
+
+def _mixed(data: Dataset, looked: list[_Looked], totals: list[int]) -> list[_Looked]:
+    """Of two classes: the masks with 255 for what others call 1, which shows where no mask holds both."""
+    doubtful = [one for one in looked if one.counts and one.counts[VOID] and one.counts[0]]
+    if len(data.labels) != 2 or not totals[1] or any(one.counts[1] for one in doubtful if one.counts):
+        return []
+    return doubtful
+
+
+def _same(labels: tuple[Label, ...], known: tuple[Label, ...]) -> bool:
+    """Whether these are the classes of a published set: of its few pictures that one has, many classes may be missing."""
+    names = [label.name.lower().replace("_", " ") for label in labels]
+    published = [label.name.lower().replace("_", " ") for label in known]
+    return names == published[: len(names)] and all(label.ignored for label in known[len(names) :])

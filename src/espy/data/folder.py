@@ -1,0 +1,102 @@
+"""Your own pictures: images/ and masks/ with the same names, and classes.txt that names the classes, one a line.
+
+Split by folders (train/images and train/masks, or images/train and masks/train, and so val), or by a seed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from espy.data.findings import Fault, gather
+from espy.data.masks import MOST_CLASSES, VOID, Coding, MaskError, distinct, read_values
+from espy.data.sets import Dataset, Files, Item, choose, missing, pair, read_lines, seeded_split
+from espy.errors import DataError
+from espy.labels import Label, plain, voc_colour
+
+NAMES = "classes.txt"
+
+
+def open_folder(root: Path, split: str | None = None) -> Dataset:
+    """A folder of your own: value k of a mask is line k of classes.txt, 255 is void.
+
+    Without classes.txt the masks are looked through: classes are 0 to the highest value but 255. Raises DataError where
+    the folder is not laid out so, or classes.txt cannot be used.
+    """
+    pairs: list[tuple[str, Path, Path]] = []
+    rows: list[tuple[Fault, str]] = []
+    folders = _folders(root)
+    for name, pictures, masks in folders:
+        if not (pictures.is_dir() and masks.is_dir()):
+            lacking = masks if pictures.is_dir() else pictures
+            raise missing(root, f"no {lacking.relative_to(root).as_posix()}/ in it")
+        found, faults = pair(Files.below(pictures), Files.below(masks), root)
+        rows += faults
+        splits = seeded_split(found) if name is None else dict.fromkeys(found, name)
+        pairs += [(splits[stem], *both) for stem, both in found.items()]
+    names = root / NAMES
+    if names.is_file():
+        labels, faults = _named(names)
+        rows += faults
+    else:
+        labels = plain(_look(mask for _, _, mask in pairs))
+    coding = Coding.plain(len(labels))
+    items = tuple(Item(picture, mask, name, coding) for name, picture, mask in pairs)
+    listed = NAMES if names.is_file() else None
+    data = Dataset("folder", root, labels, items, gather(rows), listed, looked=listed is None)
+    if split is not None and items:
+        choose(split, [name for name, _, _ in folders if name] or ["train", "val"], root)
+        return data.only(split)
+    return data
+
+
+def _folders(root: Path) -> list[tuple[str | None, Path, Path]]:
+    """(split, pictures, masks): from SPLIT/images, images/SPLIT, or images alone, whose split is None."""
+    pictures, masks = root / "images", root / "masks"
+    try:
+        inside = _subfolders(pictures) if pictures.is_dir() else []
+        if "train" in inside and (masks / "train").is_dir():
+            return [(name, pictures / name, masks / name) for name in inside]
+        if pictures.is_dir() or masks.is_dir():
+            return [(None, pictures, masks)]
+        splits = [name for name in _subfolders(root) if (root / name / "images").is_dir()]
+    except OSError as error:
+        raise missing(root, str(error.strerror)) from None
+    if not splits:
+        raise missing(root, "no images/ and masks/ in it, nor train/images/ and train/masks/")
+    return [(name, root / name / "images", root / name / "masks") for name in splits]
+
+
+def _subfolders(folder: Path) -> list[str]:
+    """Names in order, train first."""
+    names = [path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    return sorted(names, key=lambda name: (name != "train", name))
+
+
+def _named(path: Path) -> tuple[tuple[Label, ...], list[tuple[Fault, str]]]:
+    names = read_lines(path)
+    if not 1 <= len(names) <= MOST_CLASSES:
+        raise DataError(f"{path}: names {len(names)} classes: write 1 to {MOST_CLASSES}, one a line")
+    if "" in names:
+        raise DataError(f"{path}: line {names.index('') + 1} is empty: name every class, the first line is value 0")
+    twice = [name for name, times in Counter(names).items() if times > 1]
+    cure = "give every class a name of its own"
+    rows = [(Fault("class_name_twice", f"names {name!r} more than once", cure), path.name) for name in twice]
+    return tuple(Label(name, voc_colour(index)) for index, name in enumerate(names)), rows
+
+
+def _look(masks: Iterable[Path]) -> int:
+    """How many classes the masks hold, 255 left out; at least 1. Masks that cannot be read are for the check to name."""
+
+    def highest(path: Path) -> int:
+        try:
+            values = distinct(read_values(path).values)
+        except MaskError:
+            return 0
+        return max((value for value in values if 0 <= value < VOID), default=0)
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="espy-look") as pool:
+        return 1 + max(pool.map(highest, masks), default=0)
