@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from espy.cli import convert, demo, export, models, predict
+from espy.cli import check, convert, demo, export, models, predict
 from espy.errors import EspyError
 from espy.version import VERSION
 
@@ -24,12 +24,12 @@ def app(debug: bool) -> None:
     """
 
 
-for verb in (predict, convert, export, models, demo):
+for verb in (predict, check, convert, export, models, demo):
     app.add_command(verb.command)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 all done, 1 some inputs failed, 2 the call cannot work, 130 interrupted."""
+    """Run the command line and exit: 0 all done, 1 some inputs failed or have faults, 2 the call cannot work, 130 interrupted."""
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 

@@ -1,0 +1,98 @@
+"""`espy check`: all that is wrong with a data set, in one report."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from espy.cli import text
+from espy.errors import one_line
+
+if TYPE_CHECKING:
+    from espy.data.check import Report
+
+MOST_SIZES = 5  # of a set's sizes that are listed
+MOST_CLASSES = 32  # found by looking, up to which those between them are listed too
+
+
+@click.command("check")
+@click.argument("data", metavar="KIND:PATH")
+@click.option("--split", help="Only this split, such as train or val; all unless given.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, nothing else.")
+def command(data: str, split: str | None, as_json: bool) -> int:
+    """Read every picture and mask of a set and say all that is wrong with it.
+
+    KIND is folder (images/, masks/, classes.txt), camvid, cityscapes or voc. Exit code 0: in order, warnings too; 1: faults.
+
+    Example: espy check folder:photos/
+    """
+    from espy.data.check import check
+    from espy.data.kinds import open_set
+
+    start = time.perf_counter()
+    opened = open_set(data, split)
+    with text.bar(len(opened)) as advance:
+        report = check(opened, advance=advance)
+    text.say(f"{data}: read in {time.perf_counter() - start:.1f} s")
+    if as_json:
+        print(json.dumps({"espy": 1, "command": "check", **report.to_dict()}))
+    else:
+        _print(report)
+    return 0 if report.ok else 1
+
+
+def _print(report: Report) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(width=None if sys.stdout.isatty() else 160)
+
+    def table(*columns: str) -> Table:
+        made = Table(box=None, pad_edge=False, header_style="bold")
+        for column in columns:
+            made.add_column(column, overflow="fold", justify="right" if column in ("value", "share") else "left")
+        return made
+
+    if report.findings:
+        found = table("", "diagnosis", "what, and where", "cure")
+        for finding in report.findings:
+            # Text: names of files and classes may hold brackets, which are markup to rich
+            cells = (finding.severity, finding.diagnosis, finding.message, finding.cure)
+            found.add_row(*(Text(cell) for cell in cells))
+        console.print(found)
+        print()
+    # classes that nobody named and nobody saw would fill the screen
+    unseen = len(report.data.labels) <= MOST_CLASSES or not report.data.looked
+    every = sum(report.pixels.values())
+    if every:
+        shares = table("value", "class", "share")
+        names = [label.name for label in report.data.labels]
+        for value, name in [*enumerate(names), (255, "void, not counted")]:
+            pixels = report.pixels.get(value, 0)
+            if pixels or (unseen and value < len(names)):
+                shares.add_row(str(value), Text(one_line(name)), f"{100 * pixels / every:.2f} %")
+        console.print(shares)
+        print()
+    print(_summary(report))
+
+
+def _summary(report: Report) -> str:
+    splits = ", ".join(f"{name} {pairs}" for name, pairs in report.data.splits.items())
+    sizes = [f"{height} x {width} ({number})" for (height, width), number in report.sizes.items()]
+    more = f" and {len(sizes) - MOST_SIZES} more" if len(sizes) > MOST_SIZES else ""
+    severities = [finding.severity for finding in report.findings]
+    counts = [(severities.count(kind), kind) for kind in ("fault", "warning")]
+    verdict = ", ".join(_several(n, kind, f"{kind}s") for n, kind in counts if n) or "in order"
+    pairs = _several(len(report.data), "pair", "pairs") + (f" ({splits})" if splits else "")
+    heights = f"; height x width {', '.join(sizes[:MOST_SIZES])}{more}" if sizes else ""
+    classes = _several(len(report.data.labels), "class", "classes")
+    return one_line(f"{pairs}, {classes}{heights}: {verdict}")
+
+
+def _several(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"

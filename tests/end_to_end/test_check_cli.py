@@ -1,0 +1,169 @@
+"""`espy check` as a user meets it: what it prints, in which words, with which exit code it ends."""
+
+import contextlib
+import io
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from test_readme import blocks, faults, schema
+
+from espy import cli
+from samples import SHARED, needs
+from trees import counts, folder, mask, save
+
+CAMVID = SHARED / "data" / "camvid"
+
+
+class Outcome:
+    def __init__(self, code, out, err):
+        self.code, self.out, self.err = code, out, err
+
+    def __repr__(self):
+        return f"exit {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
+
+
+@pytest.fixture
+def espy(tmp_path, monkeypatch):
+    """Runs a command line in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    terminate = signal.getsignal(signal.SIGTERM)
+
+    def run(*arguments):
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = cli.run([str(a) for a in arguments])
+        return Outcome(code, out.getvalue(), err.getvalue())
+
+    yield run
+    signal.signal(signal.SIGTERM, terminate)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A set in order, photos/ in the folder to stand in, and its masks."""
+    return folder(tmp_path / "photos")
+
+
+def test_a_set_in_order_is_summed_up_and_exits_0(espy, photos):
+    outcome = espy("check", "folder:photos")
+    assert outcome.code == 0, outcome
+    assert "4 pairs (train 3, val 1), 3 classes; height x width 24 x 32 (4): in order" in outcome.out
+    total = sum(counts(photos.values()).values())
+    for value, name in [(0, "background"), (1, "disc"), (2, "box"), (255, "void, not counted")]:
+        share = f"{100 * counts(photos.values())[value] / total:.2f} %"
+        assert f"{value}  {name}" in outcome.out
+        assert share in outcome.out
+    assert "fault" not in outcome.out
+    assert "folder:photos: read in " in outcome.err
+
+
+def test_faults_are_printed_with_file_and_cure_and_exit_1(espy, photos):
+    save("photos/masks/p1.png", mask(24, 30))
+    save("photos/masks/p2.png", np.full((24, 32), 255, np.uint8))
+    outcome = espy("check", "folder:photos")
+    assert outcome.code == 1, outcome
+    for words in ("fault", "size_mismatch", "masks/p1.png", "24 x 30", "warning", "all_void", "1 fault, 1 warning"):
+        assert words in outcome.out
+
+
+def test_warnings_alone_exit_0(espy, photos):
+    save("photos/masks/p2.png", np.full((24, 32), 255, np.uint8))
+    outcome = espy("check", "folder:photos")
+    assert outcome.code == 0, outcome
+    assert "1 warning" in outcome.out
+
+
+def test_brackets_in_names_are_no_markup(espy, photos):
+    save("photos/images/[bold]x[/].png", mask())  # a folder "[bold]x[" and a file "].png"
+    outcome = espy("check", "folder:photos")
+    assert outcome.code == 1
+    assert "images/[bold]x[/].png" in outcome.out
+
+
+def test_one_split_is_checked_alone(espy, photos):
+    outcome = espy("check", "folder:photos", "--split", "val", "--json")
+    assert outcome.code == 0, outcome
+    assert json.loads(outcome.out)["pairs"] == 1
+
+
+@pytest.mark.parametrize("spoilt", [False, True])
+def test_json_is_one_object_as_its_schema_says(espy, photos, spoilt):
+    if spoilt:
+        save("photos/masks/p1.png", mask(values=(0, 1, 7)))
+        save("photos/masks/p2.tif", mask().astype(np.float32))
+        save("photos/images/ä\nb.png", mask())
+    outcome = espy("check", "folder:photos", "--json")
+    assert outcome.code == int(spoilt)
+    assert outcome.out.count("\n") == 1
+    printed, rule = json.loads(outcome.out), schema("check.json")
+    assert faults(printed, rule, rule) == []
+    assert printed["classes"] == ["background", "disc", "box"]
+    assert bool(printed["findings"]) == spoilt
+    if spoilt:
+        assert {"images/ä\nb.png", "masks/p1.png"} <= {file for f in printed["findings"] for file in f["files"]}
+    else:
+        assert printed["pixels"] == {str(value): times for value, times in counts(photos.values()).items()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["photos"], "KIND:PATH"), (["foldr:photos"], "folder"), (["folder:none"], "no such folder"),
+        (["camvid:photos"], "trainannot"), (["folder:photos", "--split", "vall"], "'val'"), ([], "KIND:PATH"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_call_that_cannot_work_is_one_line_and_exits_2(espy, photos, arguments, says):
+    outcome = espy("check", *arguments)
+    assert outcome.code == 2, outcome
+    assert outcome.out == ""
+    assert outcome.err.startswith("espy: ")
+    assert outcome.err.count("\n") == 1
+    assert says in outcome.err
+
+
+def on_a_terminal(*arguments, cwd):
+    """What a command writes to a terminal on stderr."""
+    code = f"from espy.cli import main; main({list(arguments)!r})"
+    terminal, end = pty.openpty()
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=end, cwd=cwd):
+        os.close(end)
+        written = b""
+        with contextlib.suppress(OSError):  # the end of a terminal
+            while part := os.read(terminal, 4096):
+                written += part
+    os.close(terminal)
+    return written.decode()
+
+
+def test_a_bar_is_shown_on_a_terminal_and_nowhere_else(espy, photos, tmp_path):
+    assert "4/4" in on_a_terminal("check", "folder:photos", cwd=tmp_path)
+    assert "/4" not in espy("check", "folder:photos").err
+
+
+def test_the_guides_python_runs_and_its_json_fits_the_schema(espy, photos, capsys):
+    save("photos/masks/p1.png", mask(24, 30))
+    (block,) = blocks("docs/data.md", "python")
+    exec(compile(block, "docs/data.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert printed.startswith("3 ['background', 'disc', 'box']\nFalse {")
+    assert "size_mismatch" in printed
+    (example,) = blocks("docs/data.md", "json")
+    rule = schema("check.json")
+    assert faults(json.loads(example), rule, rule) == []
+
+
+@needs(CAMVID)
+def test_camvid_is_in_order_and_checked_in_seconds(espy):
+    start = time.perf_counter()
+    outcome = espy("check", f"camvid:{CAMVID}")
+    assert outcome.code == 0
+    assert "468 pairs (train 367, val 101), 11 classes; height x width 360 x 480 (468): in order" in outcome.out
+    assert time.perf_counter() - start < 30
