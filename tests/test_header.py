@@ -449,3 +449,14 @@ print("alive")
 """
     done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
+
+
+def test_equal_models_are_equal_files(tmp_path):
+    header = example()
+    arrays = {"b": np.ones((2, 3), np.float32), "a": np.zeros(5, np.float32)}
+    files = set()
+    for index in range(16):
+        path = tmp_path / f"{index}.safetensors"
+        write_safetensors(path, header, arrays)
+        files.add(path.read_bytes())
+    assert len(files) == 1

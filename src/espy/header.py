@@ -227,7 +227,17 @@ def write_safetensors(path: str | Path, header: Header, arrays: dict[str, np.nda
     text = to_json(header)
     arrays = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
     metadata = {KEY: text, SUM: _digest(text, arrays)}
-    write_bytes(path, save_safetensors(arrays, metadata), force=force)
+    write_bytes(path, _in_order(save_safetensors(arrays, metadata)), force=force)
+
+
+def _in_order(file: bytes) -> bytes:
+    """The file with its metadata sorted: the library writes them in any order, and equal models should be equal files."""
+    start = 8 + int.from_bytes(file[:8], "little")
+    head = json.loads(file[8:start])
+    head["__metadata__"] = dict(sorted(head["__metadata__"].items()))
+    text = json.dumps(head, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors start at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + file[start:]
 
 
 def read_safetensors(path: str | Path) -> tuple[Header, dict[str, np.ndarray]]:

@@ -2,7 +2,7 @@
 
 No torch: files are read by `espy.torchfile`, and every network's tensors are listed here as (the authors' name, ours,
 shape), so that a file is accepted only if it holds exactly the tensors of the network it looks like.
-Source: networks part 6.
+Source: docs/networks.md part 6.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def _strip(key: str, prefix: str) -> str:
 
 
 def recognise(found: dict[str, np.ndarray], path: str | Path) -> Spec:
-    """The spec of the network whose tensors these are, by their names and shapes (networks 6.2)."""
+    """The spec of the network whose tensors these are, by their names and shapes (docs/networks.md 6.2)."""
     try:
         if "loc_layers.0.weight" in found or any(key.startswith("cls_layers.") for key in found):
             raise ModelError(f"{path}: an SSD detector's checkpoint; segmentation checkpoints are read")
@@ -353,7 +353,7 @@ def _labels(spec: Spec) -> tuple[Label, ...]:
 
 
 def _preprocess(spec: Spec, name: str) -> Preprocess:
-    """The authors' own preparation (networks 6.4); the size by the file's name where it has one, else by family."""
+    """The authors' own preparation (docs/networks.md 6.4); the size by the file's name where it has one, else by family."""
     named = re.search(r"_(\d{2,4})x(\d{2,4})(?!\d)", name)
     size = (int(named[2]), int(named[1])) if named else {21: (384, 384), 12: (360, 480)}.get(spec.classes, (512, 1024))
     if isinstance(spec, specs.ESPNetv2):

@@ -40,7 +40,7 @@ def check_kernel(kernel: int) -> None:
 
 
 def esp_split(channels: int, branches: int) -> tuple[int, int]:
-    """Widths (n, n₁) of an ESP module's branches: n each, the first takes what is left (networks 2.1).
+    """Widths (n, n₁) of an ESP module's branches: n each, the first takes what is left (docs/networks.md 2.1).
 
     >>> esp_split(64, 5)
     (12, 16)
@@ -85,7 +85,7 @@ def eesp_split(inputs: int, outputs: int, branches: int) -> int:
 
 
 def encoder_widths(width: float) -> tuple[int, int, int, int, int, int]:
-    """Channels c₁..c₆ of ESPNetv2's levels (networks 3.4).
+    """Channels c₁..c₆ of ESPNetv2's levels (docs/networks.md 3.4).
 
     >>> encoder_widths(1.25)
     (32, 80, 160, 320, 640, 1024)
@@ -109,7 +109,7 @@ class _Spec(msgspec.Struct, frozen=True, tag_field="network", forbid_unknown_fie
 
 
 class ESPNet(_Spec, frozen=True, tag="espnet"):
-    """ESPNet-A, -B, -C and the full network with its decoder (networks 2).
+    """ESPNet-A, -B, -C and the full network with its decoder (docs/networks.md 2).
 
     `variant`: A shares nothing between levels, B concatenates each level's first and last output, C feeds the pooled
     picture in as well, full adds the decoder. `reinforce` (the pooled picture): as the variant has it unless told otherwise.
@@ -182,7 +182,7 @@ class ESPNet(_Spec, frozen=True, tag="espnet"):
 
 
 class _Pyramids(_Spec, frozen=True):
-    """The choices that both ESPNetv2 segmentation networks share: those of the encoder (networks 3.1 to 3.4)."""
+    """The choices that both ESPNetv2 segmentation networks share: those of the encoder (docs/networks.md 3.1 to 3.4)."""
 
     classes: int = 20
     width: float = 2.0
@@ -201,7 +201,7 @@ class _Pyramids(_Spec, frozen=True):
         for level in range(1, levels):
             i, o = channels[level - 1], channels[level]
             eesp_split(i, o - i, self.branches)
-            eesp_dilations(self.branches, min(DOWN_LIMITS[level - 1], 17), self.kernel)
+            eesp_dilations(self.branches, DOWN_LIMITS[level - 1], self.kernel)
             if REPEATS[level - 1]:
                 eesp_split(o, o, self.branches)
 
@@ -217,7 +217,7 @@ class _Pyramids(_Spec, frozen=True):
 
 
 class ESPNetv2(_Pyramids, frozen=True, tag="espnetv2"):
-    """ESPNetv2 for segmentation with pyramid pooling, the published one (networks 3.5).
+    """ESPNetv2 for segmentation with pyramid pooling, the published one (docs/networks.md 3.5).
 
     `base` B gives the decoder's widths 4B, 3B, 2B; `projection` P is the width its pyramids work at, min(classes // 2, B)
     unless told otherwise.
@@ -237,7 +237,7 @@ class ESPNetv2(_Pyramids, frozen=True, tag="espnetv2"):
 
 
 class ESPNetv2First(_Pyramids, frozen=True, tag="espnetv2_first"):
-    """ESPNetv2 for segmentation as first published (networks 3.6)."""
+    """ESPNetv2 for segmentation as first published (docs/networks.md 3.6)."""
 
     def __post_init__(self) -> None:
         self._check_encoder(4)

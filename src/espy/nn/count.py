@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulates of a network (networks part 5)."""
+"""Parameters and multiply-accumulates of a network (docs/networks.md part 5)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The EESP unit of ESPNetv2 and its strided form with the picture fed in again.
 
-Source: ESPNetv2 (Mehta et al., CVPR 2019), section 3; networks 3.1 to 3.3.
+Source: ESPNetv2 (Mehta et al., CVPR 2019), section 3; docs/networks.md 3.1 to 3.3.
 """
 
 from __future__ import annotations

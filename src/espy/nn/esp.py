@@ -14,7 +14,7 @@ from espy.spec import check_kernel, esp_split, require
 
 
 class MergeESP(nn.Module):
-    """ESP in the authors' arrangement: [N, i, H, W] → [N, o, ⌈H/stride⌉, ⌈W/stride⌉] (networks 2.1).
+    """ESP in the authors' arrangement: [N, i, H, W] → [N, o, ⌈H/stride⌉, ⌈W/stride⌉] (docs/networks.md 2.1).
 
     One reduction serves all branches (3×3 where it downsamples), the sums start at the third branch, and one batch norm and
     activation end the module, after the residual.
@@ -43,7 +43,7 @@ class MergeESP(nn.Module):
 
 
 class BranchESP(nn.Module):
-    """ESP as the article's text has it: [N, i, H, W] → [N, o, ⌈H/stride⌉, ⌈W/stride⌉] (networks 2.2).
+    """ESP as the article's text has it: [N, i, H, W] → [N, o, ⌈H/stride⌉, ⌈W/stride⌉] (docs/networks.md 2.2).
 
     Strided 1×1 reduction, a batch norm and an activation in each branch, nothing after the residual. Where n₁ ≠ n the first
     branch has a reduction of its own (`primary`) and the sums start one branch later.

@@ -1,6 +1,6 @@
 """ESPNet: variants A, B and C, and the full network with its light decoder.
 
-Source: ESPNet (Mehta et al., ECCV 2018), figure 4; networks 2.3. x is the picture [N, 3, H, W]; every stride rounds up.
+Source: ESPNet (Mehta et al., ECCV 2018), figure 4; docs/networks.md 2.3. x is the picture [N, 3, H, W]; every stride rounds up.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """ESPNetv2's encoder, shared by its tasks.
 
-Source: ESPNetv2 (Mehta et al., CVPR 2019), table 1; networks 3.4.
+Source: ESPNetv2 (Mehta et al., CVPR 2019), table 1; docs/networks.md 3.4.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """ESPNetv2 for segmentation: the published network with pyramid pooling, and the first published version.
 
-Source: the authors' EdgeNets code (networks 3.5) and the older ESPNetv2 code (networks 3.6).
+Source: the authors' EdgeNets code (docs/networks.md 3.5) and the older ESPNetv2 code (docs/networks.md 3.6).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The steps that every network of the family is made of (shorthand of `networks` part 1).
+"""The steps that every network of the family is made of (shorthand of docs/networks.md part 1).
 
 Maps are [N, C, H, W]. Convolutions have no bias and are zero-padded so that stride 1 keeps the size and stride 2 halves it,
 rounded up. Layers are registered in the order in which they run.
@@ -125,7 +125,7 @@ def matrix_cells(inputs: int, outputs: int, like: Tensor) -> tuple[Tensor, Tenso
 
 
 def he_fan_out(network: nn.Module) -> None:
-    """ESPNetv2's initialisation: convolutions normal with std √(2 / (o·k²)), batch norm 1 and 0 (networks part 1)."""
+    """ESPNetv2's initialisation: convolutions normal with std √(2 / (o·k²)), batch norm 1 and 0 (docs/networks.md part 1)."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             k = module.kernel_size[0]
