@@ -1,0 +1,1 @@
+"""Metrics in numpy: how good a prediction is, from truth and prediction alone."""
