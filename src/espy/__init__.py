@@ -16,6 +16,7 @@ from espy.version import VERSION as __version__
 if TYPE_CHECKING:
     from espy.bundle import models as models
     from espy.errors import EspyError as EspyError
+    from espy.evaluation import evaluate as evaluate
     from espy.nn.build import build as build
     from espy.published import load_published as load_published
     from espy.run.predictor import load as load
@@ -24,13 +25,14 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "EspyError": "espy.errors",
     "build": "espy.nn.build",
+    "evaluate": "espy.evaluation",
     "export": "espy.ship.onnx",
     "load": "espy.run.predictor",
     "load_published": "espy.published",
     "models": "espy.bundle",
 }
 
-__all__ = ["EspyError", "__version__", "build", "export", "load", "load_published", "models"]
+__all__ = ["EspyError", "__version__", "build", "evaluate", "export", "load", "load_published", "models"]
 
 
 def __getattr__(name: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from espy import bundle
 from espy.errors import EngineError, EspyError, ModelError
@@ -36,6 +37,7 @@ from espy.run.result import Segmentation
 from espy.run.tile import Tiling, run_tiled
 from espy.spec import Spec
 
+SMALLEST_SCALE, LARGEST_SCALE = 0.1, 8.0  # of several at which a picture is seen
 AHEAD = 2  # pictures that are decoded while the engine runs
 LARGE = 25_000_000  # pixels; beside pictures larger than this none is decoded ahead, so that memory stays bounded
 
@@ -213,6 +215,36 @@ class Model:
             finally:
                 for _, future in waiting:
                     future.cancel()
+
+    def averaging(self, flip: bool, scales: Sequence[float]) -> Callable[[Image.Image], np.ndarray]:
+        """What gives the mask, uint8 [H, W], of an upright RGB picture seen at several scales, `flip`: and mirrored too.
+
+        The arg-max of the classes' mean probabilities at the size of scale 1. A scaled side is rounded to what the network
+        takes. Raises EngineError for engines that give no scores.
+        """
+        mean_mask = getattr(self.engine, "mean_mask", None)
+        if mean_mask is None or self.tiling is not None:
+            raise EngineError(
+                f"several scales and flip need a class's scores, which {self.engine.name} on a deployed file or tiles do not "
+                "give: use engine torch, without tiles"
+            )
+        if not scales or not all(SMALLEST_SCALE <= scale <= LARGEST_SCALE for scale in scales):
+            raise EngineError(f"scales must be {SMALLEST_SCALE} to {LARGEST_SCALE}, not {tuple(scales)}")
+
+        def predict(image: Image.Image) -> np.ndarray:
+            size = (image.height, image.width)
+            frame = Frame.of(self.preprocess, size, self.size)
+            views: list[tuple[np.ndarray, bool]] = []
+            for scale in scales:
+                step = self.preprocess.multiple
+                h, w = (max(step, round(scale * side / step) * step) for side in frame.network)
+                check_fits(self.header, (h, w), str(self.path))
+                seen = Frame.of(self.preprocess, size, (h, w)).to_network(image)
+                views += [(seen, False), (seen[:, ::-1], True)] if flip else [(seen, False)]
+            mask: np.ndarray = mean_mask(views, frame.network)
+            return frame.mask_back(mask)
+
+        return predict
 
     def close(self) -> None:
         """Give back what the engine holds."""

@@ -46,5 +46,19 @@ class Torch:
             tensor: torch.Tensor = self._torch.from_numpy(np.array(image))
             return {"mask": self._module(tensor)[0].numpy()}
 
+    def mean_mask(self, views: list[tuple[np.ndarray, bool]], size: tuple[int, int]) -> np.ndarray:
+        """uint8 [h, w] of `size`: arg-max of the mean probabilities of views uint8 [*, *, 3], mirrored ones marked."""
+        if self._module is None:
+            raise EngineError("the engine is closed")
+        from espy.nn.units import resize
+
+        total: Any = 0.0
+        with self._torch.inference_mode():
+            for image, mirrored in views:
+                scores = self._module(self._torch.from_numpy(np.array(image[None])))[1].softmax(1)
+                total = total + resize(scores.flip(3) if mirrored else scores, size, align_corners=False)
+            mask: np.ndarray = total.argmax(1)[0].to(self._torch.uint8).numpy()
+        return mask
+
     def close(self) -> None:
         self._module = None

@@ -1,0 +1,146 @@
+"""`espy eval`: how good a model is on a set of pictures with masks."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from espy.cli import text
+from espy.errors import one_line
+
+if TYPE_CHECKING:
+    from espy.data.sets import Dataset
+    from espy.evaluation import Evaluation, Reading
+
+SHEET, MATRIX = "worst.jpg", "confusion.png"
+
+
+@click.command("eval")
+@click.argument("model")
+@click.argument("data", metavar="KIND:PATH")
+@click.option("--split", default="val", show_default=True, help="Split of the set.")
+@click.option("--engine", default="auto", show_default=True, help="auto, onnxruntime, openvino or torch.")
+@click.option("--threads", type=click.IntRange(1), help="Threads of the engine; all unless given.")
+@click.option("--size", metavar="HxW|native", help="Height x width that the network sees, or native.")
+@click.option(
+    "--protocol",
+    multiple=True,
+    help="Another reading beside the standard one: cityscapes, mean-over-images or void-counted.",
+)
+@click.option("--mapping", metavar="FILE", help="What the model's labels mean in the set: TOML, or cityscapes-camvid.")
+@click.option("--flip", is_flag=True, help="See every picture mirrored too; engine torch.")
+@click.option("--scales", default="1", show_default=True, help="See it at several scales, 0.75,1,1.25; engine torch.")
+@click.option(
+    "--worst", type=click.IntRange(1), metavar="N", help="Write the N worst pictures as one sheet; needs --out."
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for the sheet and the confusion matrix.")
+@click.option("--force", is_flag=True, help="Overwrite pictures that exist.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, nothing else.")
+def command(
+    model: str, data: str, split: str, engine: str, threads: int | None, size: str | None, protocol: tuple[str, ...],
+    mapping: str | None, flip: bool, scales: str, worst: int | None, out: Path | None, force: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Measure a model on a set: mean IoU, accuracies and the IoU of every class, at the masks' own size.
+
+    KIND is folder, camvid, cityscapes or voc. Void is left out of the truth. With --out also a picture of the confusion matrix.
+
+    Example: espy eval street cityscapes:cityscapes/ --protocol cityscapes
+    """
+    from espy.data.kinds import open_set
+    from espy.evaluation import PROTOCOLS, evaluate, number
+    from espy.output import refuse_existing
+    from espy.run.predictor import load
+    from espy.spec import nearest
+
+    for name in protocol:
+        if name not in PROTOCOLS:
+            raise click.BadParameter(f"--protocol {name!r}: {nearest(name, PROTOCOLS)}")
+    if worst and out is None:
+        raise click.UsageError("--worst writes a picture: name its folder with --out")
+    for name in (SHEET, MATRIX) if out and worst else (MATRIX,) if out else ():
+        refuse_existing(out / name, force)  # type: ignore[operator]
+    seen, factors = text.parse_size(size), _parse_scales(scales)
+    opened = open_set(data, split)
+    if opened.findings:
+        text.say(f"{len(opened.findings)} findings, what they name is left out: see espy check {data}")
+    with load(model, engine=engine, threads=threads, size=seen) as loaded, text.bar(len(opened)) as advance:
+        found = evaluate(
+            loaded, opened, split=split, mapping=mapping, flip=flip, scales=factors, worst=worst or 0, advance=advance
+        )
+    readings = {name: found.reading(name) for name in protocol}
+    if found.unknown:
+        text.say(one_line(f"no label of the model means {', '.join(found.unknown)}: IoU 0 where the set has them"))
+    files = _write(found, opened, out, force) if out else {}
+    if as_json:
+        others = {name: {"miou": number(reading.miou), "why": reading.why} for name, reading in readings.items()}
+        printed: dict[str, Any] = {"espy": 1, "command": "eval", **found.to_dict()}
+        printed |= {"readings": others} if others else {}
+        printed |= {"output": files} if files else {}
+        print(json.dumps(printed, ensure_ascii=False))
+    else:
+        _print(found, readings)
+        for file in files.values():
+            print(f"written: {file}")
+
+
+def _parse_scales(given: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in given.split(","))
+    except ValueError:
+        raise click.BadParameter(f"--scales are numbers such as 0.75,1,1.25, not {given!r}") from None
+
+
+def _write(found: Evaluation, data: Dataset, out: Path, force: bool) -> dict[str, str]:
+    from espy.measure.sheet import Row, contact_sheet, matrix_picture
+    from espy.picture.write import write_picture
+
+    files = {"confusion": str(out / MATRIX)}
+    write_picture(out / MATRIX, matrix_picture(found.matrix, found.labels), force=force)
+    if found.worst:
+        rows = []
+        for one in found.worst:
+            image, mask = data.read(one.index)
+            name = one_line(data.items[one.index].picture.name)
+            rows.append(Row(f"{name}: {100 * one.miou:.2f} %", image, found.truth(mask), one.prediction))
+        write_picture(out / SHEET, contact_sheet(rows, found.labels), force=force)
+        files["worst"] = str(out / SHEET)
+    return files
+
+
+def _print(found: Evaluation, readings: dict[str, Reading]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("class", overflow="fold")
+    table.add_column("IoU", justify="right")
+    table.add_column("of the truth", justify="right")
+    shares = found.shares
+    for name, value in found.iou.items():
+        # Text: names of classes may hold brackets, which are markup to rich
+        table.add_row(Text(one_line(name)), _percent(value), _percent(shares[name]))
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    missing = [name for name, value in found.iou.items() if math.isnan(value)]
+    if missing:
+        print(one_line(f"in neither truth nor prediction, left out of the mean: {', '.join(missing)}"))
+    protocol = found.protocol
+    size = protocol["size"] if protocol["size"] == "native" else text.describe_size(tuple(protocol["size"]))
+    scales = ", ".join(f"{scale:g}" for scale in protocol["scales"])
+    views = "" if scales == "1" and not protocol["flip"] else f", scales {scales}{', flipped too' * protocol['flip']}"
+    print(
+        f"\nmIoU {_percent(found.miou)}, pixel accuracy {_percent(found.pixel_accuracy)}, class accuracy "
+        f"{_percent(found.class_accuracy)}\n{protocol['images']} pictures of {protocol['split']}, seen at {size}{views}, "
+        "compared at the masks' size, void left out"
+    )
+    for name, reading in readings.items():
+        print(f"{name}: mIoU {_percent(reading.miou)}: {reading.why}")
+
+
+def _percent(value: float) -> str:
+    return "–" if math.isnan(value) else f"{100 * value:.2f} %"

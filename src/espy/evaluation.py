@@ -1,0 +1,254 @@
+"""How good a model is on a set: every picture predicted, compared with its mask at the mask's own size, counted once."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from espy.data.kinds import open_set
+from espy.data.sets import Dataset, size_words
+from espy.errors import DataError, EspyError
+from espy.labels import CITYSCAPES, Label
+from espy.measure.mapping import read_mapping, table
+from espy.measure.segment import VOID, Scores, confusion, scores
+from espy.picture.frame import Size
+from espy.run.predictor import Model, load
+from espy.spec import nearest
+
+AHEAD = 2  # pairs that are read while the engine runs
+FULL_SIZE = (1024, 2048)  # (height, width) of Cityscapes' masks
+PROTOCOLS = ("cityscapes", "mean-over-images", "void-counted")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Another way to count: its mIoU, 0..1 (nan where nothing counts), and why it differs from the standard one."""
+
+    miou: float
+    why: str
+
+
+@dataclass(frozen=True)
+class Worst:
+    """One of the worst pictures: its place in the set, its own mIoU, and what was predicted, uint8 [H, W], 255 = no class."""
+
+    index: int
+    miou: float
+    prediction: np.ndarray
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model does on a set.
+
+    `labels`: the K classes that count. `matrix`: pixels, int64 [K + 1, K + 1], row = truth, column = prediction, the last of
+    each void. `truth_table`: uint8 [256], a value of the set's masks → place in `labels`, 255 void. `of_pictures`: each
+    picture's own mIoU in the set's order, nan where no pixel counts. `unknown`: classes that no label of the model means.
+    `worst`: worst first. `protocol`: how it was measured.
+    """
+
+    labels: tuple[Label, ...]
+    matrix: np.ndarray
+    truth_table: np.ndarray
+    of_pictures: tuple[float, ...]
+    unknown: tuple[str, ...]
+    worst: tuple[Worst, ...]
+    protocol: Mapping[str, Any]
+
+    @cached_property
+    def scores(self) -> Scores:
+        """The standard reading: void left out of the truth, one matrix over all pictures."""
+        return scores(self.matrix)
+
+    @property
+    def miou(self) -> float:
+        """Mean IoU of the classes that occur, 0..1."""
+        return self.scores.miou
+
+    @property
+    def pixel_accuracy(self) -> float:
+        """Share of the labelled pixels that are right, 0..1."""
+        return self.scores.pixel_accuracy
+
+    @property
+    def class_accuracy(self) -> float:
+        """Mean over the classes of the share that is right, 0..1."""
+        return self.scores.class_accuracy
+
+    @property
+    def iou(self) -> dict[str, float]:
+        """Class name → IoU, 0..1; nan for a class in neither truth nor prediction."""
+        return {label.name: float(value) for label, value in zip(self.labels, self.scores.iou, strict=True)}
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Class name → share of the labelled pixels, 0..1."""
+        truth = self.matrix[:-1].sum(1)
+        return {label.name: float(n) / max(1, truth.sum()) for label, n in zip(self.labels, truth, strict=True)}
+
+    def truth(self, mask: np.ndarray) -> np.ndarray:
+        """A mask of the set as it was counted: uint8 [H, W], places in `labels`, 255 void."""
+        counted: np.ndarray = self.truth_table[mask]
+        return counted
+
+    def reading(self, protocol: str) -> Reading:
+        """The figure by another of PROTOCOLS. Raises EspyError where it is unknown or means nothing for this set."""
+        if protocol == "void-counted":
+            value = scores(self.matrix, void_counted=True).miou
+            return Reading(value, "void stays in the truth: whatever is predicted on it is a false alarm of that class")
+        if protocol == "mean-over-images":
+            known = [value for value in self.of_pictures if not math.isnan(value)]
+            value = sum(known) / len(known) if known else math.nan
+            return Reading(
+                value, "each picture's own mIoU, averaged: a few pixels of a class weigh as much as a full view"
+            )
+        if protocol == "cityscapes":
+            return self._cityscapes()
+        raise EspyError(f"unknown protocol {protocol!r}: {nearest(protocol, PROTOCOLS)}")
+
+    def _cityscapes(self) -> Reading:
+        wanted = [label.name for label in CITYSCAPES if not label.ignored]
+        if [label.name for label in self.labels] != wanted:
+            raise DataError(
+                f"protocol cityscapes is for Cityscapes' 19 classes; this set has {len(self.labels)} of its own: "
+                "use mean-over-images or void-counted"
+            )
+        small = [size for size in self.protocol["label_sizes"] if tuple(size) != FULL_SIZE]
+        why = "equal to the standard reading, which counts as the benchmark does: 19 classes, masks of full size"
+        if small:
+            why = (
+                f"masks are {size_words(small[0])}, the benchmark's {size_words(FULL_SIZE)}: not to be compared with it"
+            )
+        return Reading(self.miou, why)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form, as docs/schema/eval.json has it; null where a figure is not a number."""
+        return {
+            "miou": number(self.miou),
+            "pixel_accuracy": number(self.pixel_accuracy),
+            "class_accuracy": number(self.class_accuracy),
+            "iou": {name: number(value) for name, value in self.iou.items()},
+            "protocol": dict(self.protocol),
+        }
+
+
+def number(value: float) -> float | None:
+    """A figure as JSON has it: None for nan."""
+    return None if math.isnan(value) else value
+
+
+def evaluate(
+    model: Model | str | Path,
+    data: Dataset | str,
+    *,
+    split: str | None = "val",
+    mapping: Mapping[str, str] | str | Path | None = None,
+    engine: str = "auto",
+    threads: int | None = None,
+    size: Size = None,
+    flip: bool = False,
+    scales: Sequence[float] = (1.0,),
+    worst: int = 0,
+    advance: Callable[[str], None] = lambda name: None,
+) -> Evaluation:
+    """Measure a model on a set (or `KIND:PATH`), every picture against its mask at the mask's own size.
+
+    `model`: a loaded one, or what `espy.load` takes; `engine`, `threads` and `size` are for the latter. `mapping`: what the
+    model's labels mean in the set, by file, shipped name or as a dict; by equal names unless given. `worst`: keep the
+    predictions of so many of the worst pictures. `advance` is called with each picture's name when it is done. Raises
+    EspyError for a pair that cannot be read: a figure over part of a set would be another figure.
+    """
+    opened = open_set(data, split) if isinstance(data, str) else data.only(split)
+    if not opened.items:
+        raise DataError(f"{opened.root}: no pairs to evaluate on: see espy check {opened.kind}:{opened.root}")
+    if not isinstance(model, Model):
+        with load(model, engine=engine, threads=threads, size=size) as loaded:
+            return evaluate(
+                loaded, opened, split=split, mapping=mapping, flip=flip, scales=scales, worst=worst, advance=advance
+            )
+    if engine != "auto" or threads is not None or size is not None:
+        raise EspyError("engine, threads and size are chosen when a model is loaded: give them to espy.load")
+    named = mapping if mapping is None or isinstance(mapping, Mapping) else read_mapping(mapping)
+    labels = tuple(label for label in opened.labels if not label.ignored)
+    to_class = table(model.labels, labels, named)
+    truth_table = np.full(256, VOID, np.uint8)
+    truth_table[[value for value, label in enumerate(opened.labels) if not label.ignored]] = range(len(labels))
+    predict = _predictor(model, flip, scales)
+
+    matrix = np.zeros((len(labels) + 1,) * 2, np.int64)
+    of_pictures: list[float] = []
+    sizes: Counter[tuple[int, int]] = Counter()
+    kept: list[tuple[float, int, np.ndarray]] = []  # a heap, the best of the worst first
+    for index, (image, mask) in enumerate(_read_ahead(opened)):
+        truth, prediction = truth_table[mask], to_class[predict(image)]
+        one = confusion(truth, prediction, len(labels))
+        matrix += one
+        own = scores(one).miou
+        of_pictures.append(own)
+        sizes[image.height, image.width] += 1
+        if worst and not math.isnan(own):
+            heapq.heappush(kept, (-own, -index, prediction))
+            if len(kept) > worst:
+                heapq.heappop(kept)
+        advance(opened.items[index].picture.name)
+    return Evaluation(
+        labels, matrix, truth_table, tuple(of_pictures),
+        tuple(label.name for place, label in enumerate(labels) if place not in to_class[: len(model.labels)]),
+        tuple(Worst(-index, -own, prediction) for own, index, prediction in sorted(kept, reverse=True)),
+        _protocol(model, opened, split, mapping, flip, scales, sizes),
+    )  # fmt: skip
+
+
+def _predictor(model: Model, flip: bool, scales: Sequence[float]) -> Callable[[Image.Image], np.ndarray]:
+    if not flip and tuple(scales) == (1.0,):
+        return lambda image: model(image).mask
+    return model.averaging(flip, scales)
+
+
+def _read_ahead(data: Dataset) -> Iterator[tuple[Image.Image, np.ndarray]]:
+    """Every pair in order; the next ones are read while the caller works."""
+    waiting: deque[Future[tuple[Image.Image, np.ndarray]]] = deque()
+    left = iter(range(len(data)))
+    with ThreadPoolExecutor(1, thread_name_prefix="espy-read") as pool:
+        try:
+            while True:
+                for index in islice(left, 1 + AHEAD - len(waiting)):
+                    waiting.append(pool.submit(data.read, index))
+                if not waiting:
+                    return
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _protocol(
+    model: Model, data: Dataset, split: str | None, mapping: Any, flip: bool, scales: Sequence[float],
+    sizes: Counter[tuple[int, int]],
+) -> dict[str, Any]:  # fmt: skip
+    seen: Any = model.size or (model.preprocess.size if model.preprocess.resize != "native" else "native")
+    return {
+        "model": model.path.stem,
+        "engine": model.engine.name,
+        "precision": model.engine.precision,
+        "data": data.kind,
+        "split": split,
+        "images": len(data),
+        "size": seen if seen == "native" else list(seen),
+        "label_sizes": [list(size) for size, _ in sizes.most_common()],
+        "ignored": ["void", *(label.name for label in data.labels if label.ignored)],
+        "mapping": "given" if isinstance(mapping, Mapping) else Path(mapping).stem if mapping else None,
+        "scales": [float(scale) for scale in scales],
+        "flip": flip,
+    }
