@@ -4,11 +4,14 @@ import contextlib
 import io
 import json
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_check_cli import on_a_terminal
 from test_readme import blocks, faults, schema
 
 import espy as package
@@ -216,6 +219,24 @@ def test_the_published_camvid_checkpoint_gives_its_figures(espy):
     printed = json.loads(espy(*call).out)
     assert 100 * printed["miou"] == pytest.approx(70.10, abs=0.05)
     assert 100 * printed["readings"]["void-counted"]["miou"] == pytest.approx(68.68, abs=0.05)
+
+
+def test_a_bar_is_shown_on_a_terminal_and_nowhere_else(espy, here, tmp_path):
+    assert "3/3" in on_a_terminal(*CALL, "train", cwd=tmp_path)
+    assert "/3" not in espy(*CALL, "train").err
+
+
+def test_evaluating_a_deployed_file_needs_no_torch():
+    code = "import sys, espy.evaluation, espy.measure.sheet, espy.cli.eval; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_deployed_file_gives_what_its_weights_give(here, tmp_path):
+    package.export(tmp_path / "tiny.safetensors", path=tmp_path / "tiny.onnx")
+    data = f"folder:{tmp_path / 'photos'}"
+    weights, deployed = (package.evaluate(tmp_path / f"tiny.{kind}", data) for kind in ("safetensors", "onnx"))
+    assert (weights.protocol["engine"], deployed.protocol["engine"]) == ("torch", "onnxruntime")
+    assert deployed.miou == pytest.approx(weights.miou, abs=0.002)
 
 
 def test_the_guides_mapping_is_the_files_form(tmp_path):
