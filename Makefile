@@ -51,6 +51,7 @@ $(VENV)/.core: $(VENV)/bin/python pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/.core
 	$(BIN)/pip install -q torch
 	$(BIN)/pip install -q -e '.[dev]'
+	$(BIN)/pip install -q --no-deps cityscapesscripts pyquaternion # what it declares is far more than the tests call
 	@touch $@
 
 .PHONY: help demo test check lint format models docs bench clean

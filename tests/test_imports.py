@@ -18,7 +18,8 @@ MAY = {
     "data": {"base", "picture", "data"},
     "learn": {"base", "picture", "measure", "nn", "data", "learn"},
     "ship": {"base", "picture", "nn", "run", "ship"},
-    "cli": {"base", "picture", "measure", "run", "nn", "data", "learn", "ship", "cli"},
+    "evaluation": {"base", "picture", "measure", "run", "data", "evaluation"},
+    "cli": {"base", "picture", "measure", "run", "nn", "data", "learn", "ship", "evaluation", "cli"},
 }
 LATER = {
     ("espy.run.engines.torch", "espy.nn"),  # the torch engine, in its constructor
@@ -98,7 +99,8 @@ def test_a_room_imports_only_from_the_rooms_before_it(module):
 
 
 @pytest.mark.parametrize(
-    "module", [m for m in MODULES if group(m) in (None, "base", "picture", "measure", "run", "cli")]
+    "module",
+    [m for m in MODULES if group(m) in (None, "base", "picture", "measure", "run", "data", "evaluation", "cli")],
 )
 def test_torch_is_imported_by_none_of_the_rooms_that_run_without_it(module):
     heavy = [

@@ -122,7 +122,7 @@ def test_ious_are_those_of_cityscapesscripts():
     ids = [label.id for label in labels if label.trainId not in (255, -1)]
     truth, prediction = np.random.default_rng(0).integers(0, 19, (2, 50, 60)).astype(np.uint8)
     truth[:5] = VOID
-    matrix = np.zeros((max(label.id for label in labels) + 2,) * 2, np.ulonglong)
+    matrix = theirs.generateMatrix(theirs.args)
     for t, p in zip(truth.ravel(), prediction.ravel(), strict=True):
         matrix[0 if t == VOID else ids[t], ids[p]] += 1
     expected = [theirs.getIouScoreForLabel(value, matrix, theirs.args) for value in ids]
