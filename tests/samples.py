@@ -70,3 +70,13 @@ def attempt(kind, call, *arguments, **keywords):
         return call(*arguments, **keywords), None
     except kind as error:
         return None, str(error)
+
+
+class Outcome:
+    """What a command line left: exit code, stdout, stderr."""
+
+    def __init__(self, code, out, err):
+        self.code, self.out, self.err = code, out, err
+
+    def __repr__(self):
+        return f"exit {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"

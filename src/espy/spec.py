@@ -8,14 +8,13 @@ spec is refused before anything is built and `espy.nn` builds by the same number
 from __future__ import annotations
 
 import difflib
-from typing import Any, ClassVar, Literal, TypeAlias, get_args, get_origin
+from typing import Any, Literal, TypeAlias, get_args, get_origin
 
 import msgspec
 
 from espy.errors import SpecError
 
 Activation = Literal["prelu", "relu", "silu"]
-ACTIVATIONS = ("prelu", "relu", "silu")
 
 WIDTHS = (0.5, 1.0, 1.25, 1.5, 2.0)  # ESPNetv2's s; any other breaks the divisibility that EESP needs
 DOWN_LIMITS = (13, 11, 9, 7)  # largest kernel extent of the down-samplers of levels 2..5
@@ -96,9 +95,7 @@ def encoder_widths(width: float) -> tuple[int, int, int, int, int, int]:
 
 
 class _Spec(msgspec.Struct, frozen=True, tag_field="network", forbid_unknown_fields=True):
-    """What all networks share. `stride`: the output is the input's size divided by it, rounded up."""
-
-    stride: ClassVar[int] = 1
+    """What all networks share."""
 
     def _check(self, *fields: str) -> None:
         for field in fields:

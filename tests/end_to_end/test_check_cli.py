@@ -1,11 +1,9 @@
 """`espy check` as a user meets it: what it prints, in which words, with which exit code it ends."""
 
 import contextlib
-import io
 import json
 import os
 import pty
-import signal
 import subprocess
 import sys
 import time
@@ -14,35 +12,10 @@ import numpy as np
 import pytest
 from test_readme import blocks, faults, schema
 
-from espy import cli
 from samples import SHARED, needs
 from trees import counts, folder, mask, save
 
 CAMVID = SHARED / "data" / "camvid"
-
-
-class Outcome:
-    def __init__(self, code, out, err):
-        self.code, self.out, self.err = code, out, err
-
-    def __repr__(self):
-        return f"exit {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
-
-
-@pytest.fixture
-def espy(tmp_path, monkeypatch):
-    """Runs a command line in this process, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    terminate = signal.getsignal(signal.SIGTERM)
-
-    def run(*arguments):
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = cli.run([str(a) for a in arguments])
-        return Outcome(code, out.getvalue(), err.getvalue())
-
-    yield run
-    signal.signal(signal.SIGTERM, terminate)
 
 
 @pytest.fixture

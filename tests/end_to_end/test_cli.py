@@ -1,7 +1,5 @@
 """The command line as a user meets it: what it writes, what it says, with which exit code it ends."""
 
-import contextlib
-import io
 import json
 import os
 import pty
@@ -18,39 +16,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from espy import bundle, cli
+from espy import bundle
 from espy.header import read_safetensors
 from espy.labels import CITYSCAPES
-from samples import BADINPUT, PHOTO, WEIGHTS, needs, noise, scene
+from samples import BADINPUT, PHOTO, WEIGHTS, Outcome, needs, noise, scene
 
 ESPY = Path(sys.executable).with_name("espy")
 STAGES = ("decode", "prepare", "engine", "finish", "write")
-
-
-class Outcome:
-    """What a command line left: exit code, stdout, stderr."""
-
-    def __init__(self, code, out, err):
-        self.code, self.out, self.err = code, out, err
-
-    def __repr__(self):
-        return f"exit {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
-
-
-@pytest.fixture
-def espy(tmp_path, monkeypatch):
-    """Runs a command line in this process, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    terminate = signal.getsignal(signal.SIGTERM)
-
-    def run(*arguments):
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = cli.run([str(a) for a in arguments])
-        return Outcome(code, out.getvalue(), err.getvalue())
-
-    yield run
-    signal.signal(signal.SIGTERM, terminate)
 
 
 @pytest.fixture

@@ -1,9 +1,6 @@
 """`espy eval` as a user meets it: figures against loops and published ones, what it prints and writes, how it ends."""
 
-import contextlib
-import io
 import json
-import signal
 import subprocess
 import sys
 
@@ -15,7 +12,6 @@ from test_check_cli import on_a_terminal
 from test_readme import blocks, faults, schema
 
 import espy as package
-from espy import cli
 from espy.header import Preprocess
 from espy.labels import Label
 from espy.measure.mapping import read_mapping
@@ -26,31 +22,6 @@ CAMVID = SHARED / "data" / "camvid"
 PUBLISHED = WEIGHTS / "espnet_decoder_p2_q8_camvid.pth"
 NAMES = ("background", "disc", "box")
 LABELS = tuple(Label(name, (k * 90, 0, 0)) for k, name in enumerate(NAMES))
-
-
-class Outcome:
-    def __init__(self, code, out, err):
-        self.code, self.out, self.err = code, out, err
-
-    def __repr__(self):
-        return f"exit {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
-
-
-@pytest.fixture
-def espy(tmp_path, monkeypatch):
-    """Runs a command line in this process, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    terminate, threads = signal.getsignal(signal.SIGTERM), torch.get_num_threads()
-
-    def run(*arguments):
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = cli.run([str(a) for a in arguments])
-        return Outcome(code, out.getvalue(), err.getvalue())
-
-    yield run
-    signal.signal(signal.SIGTERM, terminate)
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from torch.export import Dim
 
 from espy import bundle
 from espy.errors import EspyError, ModelError
-from espy.header import LARGEST_SIDE, SMALLEST_SIDE, Header, Preprocess, attach_onnx, read_safetensors, size_fits
+from espy.header import LARGEST_SIDE, SMALLEST_SIDE, Card, Header, Preprocess, attach_onnx, read_safetensors, size_fits
 from espy.labels import plain
 from espy.nn.build import with_weights
 from espy.nn.deployed import Deployed
@@ -99,7 +99,7 @@ def _source(model: str | Path | Published | nn.Module) -> tuple[Header, nn.Modul
             raise EspyError("only networks made by espy.build know their spec")
         preprocess = Preprocess((512, 1024), multiple=1 if spec.receptive_field_px else 32)
         model = copy.deepcopy(model)  # the caller's stays in training mode
-        return Header(spec.task, spec, plain(spec.classes), preprocess, _dynamic(preprocess)), model.eval(), None
+        return Header.of(spec, plain(spec.classes), preprocess, Card()), model.eval(), None
     path = Path(model)
     if path.suffix in (".pth", ".pt") and path.is_file():
         published = load_published(path)
@@ -111,10 +111,6 @@ def _source(model: str | Path | Published | nn.Module) -> tuple[Header, nn.Modul
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
     return header, network, None if str(model) in bundle.NAMES else path
-
-
-def _dynamic(preprocess: Preprocess) -> Any:
-    return "any" if preprocess.multiple == 1 else {"multiple": preprocess.multiple}
 
 
 def _sized(header: Header, size: tuple[int, int] | None) -> Header:
