@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from espy.bundle import models as models
     from espy.errors import EspyError as EspyError
     from espy.evaluation import evaluate as evaluate
+    from espy.learn.loop import train as train
     from espy.nn.build import build as build
     from espy.published import load_published as load_published
     from espy.run.predictor import load as load
@@ -30,9 +31,10 @@ _PUBLIC = {
     "load": "espy.run.predictor",
     "load_published": "espy.published",
     "models": "espy.bundle",
+    "train": "espy.learn.loop",
 }
 
-__all__ = ["EspyError", "__version__", "build", "evaluate", "export", "load", "load_published", "models"]
+__all__ = ["EspyError", "__version__", "build", "evaluate", "export", "load", "load_published", "models", "train"]
 
 
 def __getattr__(name: str) -> Any:
@@ -42,7 +44,7 @@ def __getattr__(name: str) -> Any:
     try:
         value = getattr(importlib.import_module(_PUBLIC[name]), name)
     except ModuleNotFoundError as error:
-        if error.name not in ("torch", "onnx", "onnxscript"):
+        if error.name not in ("torch", "onnx", "onnxscript", "lightning_fabric", "tensorboard", "filelock"):
             raise
         from espy.errors import EngineError
 

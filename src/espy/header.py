@@ -226,11 +226,11 @@ def write_safetensors(path: str | Path, header: Header, arrays: dict[str, np.nda
     """Plain weights and header as one file, written atomically."""
     text = to_json(header)
     arrays = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
-    metadata = {KEY: text, SUM: _digest(text, arrays)}
-    write_bytes(path, _in_order(save_safetensors(arrays, metadata)), force=force)
+    metadata = {KEY: text, SUM: digest(text, arrays)}
+    write_bytes(path, in_order(save_safetensors(arrays, metadata)), force=force)
 
 
-def _in_order(file: bytes) -> bytes:
+def in_order(file: bytes) -> bytes:
     """The file with its metadata sorted: the library writes them in any order, and equal models should be equal files."""
     start = 8 + int.from_bytes(file[:8], "little")
     head = json.loads(file[8:start])
@@ -253,12 +253,13 @@ def read_safetensors(path: str | Path) -> tuple[Header, dict[str, np.ndarray]]:
         raise ModelError(f"{path}: no such file") from None
     except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ModelError(f"{path}: damaged or truncated, or no safetensors file ({_first_line(error)})") from None
-    if SUM in metadata and metadata[SUM] != _digest(metadata[KEY], arrays):
+    if SUM in metadata and metadata[SUM] != digest(metadata[KEY], arrays):
         raise ModelError(f"{path}: damaged: its content does not match its checksum; make or fetch it again")
     return header, arrays
 
 
-def _digest(text: str, arrays: dict[str, np.ndarray]) -> str:
+def digest(text: str, arrays: dict[str, np.ndarray]) -> str:
+    """SHA-256 of a file's text and arrays, whatever the order and layout they are stored in."""
     total = hashlib.sha256(text.encode())
     for name in sorted(arrays):
         array = arrays[name]

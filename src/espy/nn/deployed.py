@@ -30,13 +30,20 @@ class Deployed(nn.Module):
         shift = [-m / s for m, s in zip(preprocess.mean, preprocess.std, strict=True)]
         self.register_buffer("shift", torch.tensor(shift).view(1, 3, 1, 1))
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    memory_format = torch.contiguous_format
+
+    def scores(self, image: Tensor) -> Tensor:
+        """Logits float32 [N, classes, H, W] of the picture's size."""
         x = image.permute(0, 3, 1, 2).float()  # [N, 3, H, W]
         if self.reverse:
             x = x[:, [2, 1, 0]]
-        x = x * self.factor + self.shift
+        x = (x * self.factor + self.shift).contiguous(memory_format=self.memory_format)
         scores = self.network(x)
         spec = self.network.spec
         if spec.output_stride != 1:  # type: ignore[union-attr]
             scores = resize(scores, (image.shape[1], image.shape[2]), spec.align_corners)  # type: ignore[union-attr, arg-type]
+        return scores  # type: ignore[no-any-return]
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        scores = self.scores(image)
         return scores.argmax(1).to(torch.uint8), scores

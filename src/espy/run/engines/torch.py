@@ -14,6 +14,8 @@ from espy.run.engines import check_precision, missing
 if TYPE_CHECKING:
     import torch
 
+    from espy.nn.deployed import Deployed
+
 
 class Torch:
     """Runs `.safetensors` files in float32. The number of threads holds for the whole process, as PyTorch has it."""
@@ -39,12 +41,22 @@ class Torch:
             raise ModelError(f"{path}: {error}") from None
         self._module: Any = Deployed(network, header.preprocess).eval()
 
+    @classmethod
+    def around(cls, module: Deployed) -> Torch:
+        """An engine that runs a network in memory, on the device where it lies."""
+        import torch
+
+        engine = cls.__new__(cls)
+        engine.precision, engine.version, engine._torch = "float32", torch.__version__.split("+")[0], torch
+        engine._module = module
+        return engine
+
     def run(self, image: np.ndarray) -> dict[str, np.ndarray]:
         if self._module is None:
             raise EngineError("the engine is closed")
         with self._torch.inference_mode():
-            tensor: torch.Tensor = self._torch.from_numpy(np.array(image))
-            return {"mask": self._module(tensor)[0].numpy()}
+            tensor: torch.Tensor = self._torch.from_numpy(np.array(image)).to(self._module.factor.device)
+            return {"mask": self._module(tensor)[0].cpu().numpy()}
 
     def mean_mask(self, views: list[tuple[np.ndarray, bool]], size: tuple[int, int]) -> np.ndarray:
         """uint8 [h, w] of `size`: arg-max of the mean probabilities of views uint8 [*, *, 3], mirrored ones marked."""
@@ -55,9 +67,11 @@ class Torch:
         total: Any = 0.0
         with self._torch.inference_mode():
             for image, mirrored in views:
-                scores = self._module(self._torch.from_numpy(np.array(image[None])))[1].softmax(1)
+                scores = self._module(self._torch.from_numpy(np.array(image[None])).to(self._module.factor.device))[
+                    1
+                ].softmax(1)
                 total = total + resize(scores.flip(3) if mirrored else scores, size, align_corners=False)
-            mask: np.ndarray = total.argmax(1)[0].to(self._torch.uint8).numpy()
+            mask: np.ndarray = total.argmax(1)[0].to(self._torch.uint8).cpu().numpy()
         return mask
 
     def close(self) -> None:

@@ -1,0 +1,117 @@
+"""Picture and mask changed together: one affine map for the geometry, one for the colours, both drawn from a generator.
+
+Nothing here has a state. Who calls with a generator seeded by (seed, epoch, index) gets the same sample on every machine,
+in every order and in any number of processes.
+"""
+
+from __future__ import annotations
+
+from math import cos, radians, sin
+from typing import Annotated
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+from PIL import Image
+
+from espy.data.masks import VOID
+
+FILL = (124, 116, 104)  # outside the picture: ImageNet's mean colour, 0 once normalised
+LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+GREY = 127.5  # what contrast turns about
+
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+
+class Augment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How training pictures are varied. All off: the whole picture at the network's size."""
+
+    crop: Annotated[
+        tuple[int, int] | None, Meta(description="(height, width) the network sees in training; its size unless given")
+    ] = None
+    scale: Annotated[
+        tuple[float, float],
+        Meta(description="the picture is resized by a factor between these, evenly in its logarithm; 1 = the network's size"),
+    ] = (0.75, 1.5)  # fmt: skip
+    stretch: Annotated[
+        float, Meta(ge=1, le=2, description="height and width are resized apart by up to this factor; 1 = never")
+    ] = 1.0
+    rotate: Annotated[float, Meta(ge=0, le=180, description="degrees to either side")] = 0.0
+    flip: Annotated[Share, Meta(description="chance that left and right are exchanged")] = 0.5
+    brightness: Annotated[Share, Meta(description="factor of all values, 1 ± this")] = 0.2
+    contrast: Annotated[Share, Meta(description="factor about grey, 1 ± this")] = 0.2
+    saturation: Annotated[Share, Meta(description="factor about each pixel's own grey, 1 ± this")] = 0.2
+    hue: Annotated[float, Meta(ge=0, le=180, description="turn of the colours in degrees to either side")] = 0.0
+
+    def __post_init__(self) -> None:
+        low, high = self.scale
+        if not 0.05 <= low <= high <= 20:
+            raise ValueError(f"scale must rise within 0.05 to 20, not {low} to {high}")
+        if self.crop is not None and min(self.crop) < 16:
+            raise ValueError(f"crop must be at least 16 pixels a side, not {min(self.crop)}")
+
+
+def view(
+    image: np.ndarray, mask: np.ndarray, size: tuple[int, int], choices: Augment, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """One sample: uint8 [h, w, 3] and uint8 [h, w] of the crop's size, of a picture uint8 [H, W, 3] and its mask [H, W].
+
+    `size` (height, width): what scale 1 is. Outside the picture: `FILL`, void. Colours and geometry draw independently, so
+    that one may be switched off without changing the other.
+    """
+    crop = choices.crop or size
+    to_source = geometry((image.shape[0], image.shape[1]), size, crop, choices, rng)
+    matrix = colours(choices, rng)
+    pixels = Image.fromarray(image)
+    across = np.hypot(to_source[0, 0], to_source[1, 0])
+    down = np.hypot(to_source[0, 1], to_source[1, 1])
+    steps = max(1, int(across + 1e-6)), max(1, int(down + 1e-6))
+    if steps != (1, 1):  # two taps would skip pixels: average whole ones first
+        pixels = pixels.reduce(steps)
+    scaled = to_source / np.array([[steps[0]], [steps[1]]])
+    box = (crop[1], crop[0])
+    affine, bilinear, nearest = Image.Transform.AFFINE, Image.Resampling.BILINEAR, Image.Resampling.NEAREST
+    pixels = pixels.transform(box, affine, tuple(scaled.ravel()), bilinear, fillcolor=FILL)
+    indices = Image.fromarray(mask).transform(box, affine, tuple(to_source.ravel()), nearest, fillcolor=VOID)
+    if matrix is not None:
+        pixels = pixels.convert("RGB", tuple(matrix.ravel()))
+    return np.asarray(pixels), np.asarray(indices)
+
+
+def geometry(
+    source: tuple[int, int], size: tuple[int, int], crop: tuple[int, int], choices: Augment, rng: np.random.Generator
+) -> np.ndarray:
+    """float64 [2, 3]: a point (x, y, 1) of the crop → (x, y) in the source, both in pixels, edges at whole numbers.
+
+    Scaled, turned and mirrored about the crop's centre, which lies so that the crop is inside the picture where it fits,
+    and the picture inside the crop where it does not.
+    """
+    low, high = np.log(choices.scale)
+    s, t, turn, mirror, right, down = rng.uniform(-1, 1, 6)
+    scale = np.exp(low + (high - low) * (s + 1) / 2)
+    apart = choices.stretch ** (t / 2)
+    h, w = size[0] * scale * apart, size[1] * scale / apart  # of the whole picture, in the crop's pixels
+    angle = radians(choices.rotate * turn)
+    sign = -1.0 if (mirror + 1) / 2 < choices.flip else 1.0
+    per_pixel = np.diag([source[1] / w, source[0] / h])
+    linear = per_pixel @ [[sign * cos(angle), -sin(angle)], [sign * sin(angle), cos(angle)]]
+    centre = per_pixel @ [(w + right * abs(w - crop[1])) / 2, (h + down * abs(h - crop[0])) / 2]
+    return np.column_stack([linear, centre - linear @ [crop[1] / 2, crop[0] / 2]])
+
+
+def colours(choices: Augment, rng: np.random.Generator) -> np.ndarray | None:
+    """float64 [3, 4]: (R, G, B, 1) → (R, G, B) in 0..255; None where nothing changes.
+
+    Brightness, contrast, saturation and hue are linear in the values, so all four are one matrix.
+    """
+    b, c, s, turn = rng.uniform(-1, 1, 4)
+    light, contrast = 1 + choices.brightness * b, 1 + choices.contrast * c
+    colour, angle = 1 + choices.saturation * s, radians(choices.hue * turn)
+    if (light, contrast, colour, angle) == (1, 1, 1, 0):
+        return None
+    grey = np.tile(LUMA, (3, 1))
+    axis = np.ones((3, 3)) / 3  # the hue turns about the line of greys (Rodrigues' formula)
+    cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
+    hue = axis + cos(angle) * (np.eye(3) - axis) + sin(angle) * cross
+    linear = light * contrast * (grey + colour * (np.eye(3) - grey)) @ hue
+    return np.column_stack([linear, np.full(3, GREY * (1 - contrast))])

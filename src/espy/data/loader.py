@@ -1,0 +1,158 @@
+"""From a set to batches: decoded once, varied anew in every epoch, in an order that depends on (seed, epoch) alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from espy.data.augment import Augment, view
+from espy.data.sets import Dataset
+
+if TYPE_CHECKING:
+    import torch
+
+THREADS = min(8, os.cpu_count() or 1)
+SHARE_OF_MEMORY = 0.5  # of what is free that the decoded set may take
+UNKNOWN_MEMORY = 4 << 30  # bytes assumed free where the system does not say
+
+Pair = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`images` uint8 [N, h, w, 3] RGB, `masks` uint8 [N, h, w] with 255 void (torch tensors), `indices` in the set."""
+
+    images: torch.Tensor
+    masks: torch.Tensor
+    indices: tuple[int, ...]
+
+
+class Samples:
+    """The pairs of a set as (epoch, index) → sample, for any number of processes.
+
+    Pictures are kept decoded, at the largest size that `choices` can ask for, where all fit into half of the free memory
+    (`kept`); else each is read again every time. `bytes`: what keeping takes.
+    """
+
+    def __init__(self, data: Dataset, size: tuple[int, int], choices: Augment, seed: int) -> None:
+        self.data, self.size, self.choices, self.seed = data, size, choices, seed
+        self._pairs: list[Pair] = []
+        self.bytes = 0
+        self.kept = False
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def keep(self, advance: Callable[[str], None] = lambda name: None) -> bool:
+        """Decode the set into memory; False, and nothing kept, where it does not fit."""
+        free = free_memory() * SHARE_OF_MEMORY
+        pairs: list[Pair] = []
+        with ThreadPoolExecutor(THREADS, thread_name_prefix="espy-keep") as pool:
+            for index, pair in enumerate(pool.map(self._read, range(len(self.data)))):
+                pairs.append(pair)
+                self.bytes += pair[0].nbytes + pair[1].nbytes
+                if self.bytes / len(pairs) * len(self.data) > free:
+                    self.bytes = int(self.bytes / len(pairs) * len(self.data))
+                    pool.shutdown(cancel_futures=True)
+                    return False
+                advance(self.data.items[index].picture.name)
+        self._pairs, self.kept = pairs, True
+        return True
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, int]:
+        epoch, index = key
+        image, mask = self._pairs[index] if self.kept else self._read(index)
+        rng = np.random.default_rng([self.seed, epoch, index])
+        return *view(image, mask, self.size, self.choices, rng), index
+
+    def _read(self, index: int) -> Pair:
+        """A pair, no larger than the largest scale needs."""
+        image, mask = self.data.read(index)
+        largest = [int(np.ceil(side * self.choices.scale[1] * self.choices.stretch**0.5)) for side in self.size]
+        h, w = min(image.height, largest[0]), min(image.width, largest[1])
+        if (h, w) != (image.height, image.width):
+            image = image.resize((w, h), Image.Resampling.BILINEAR)  # smooths when shrinking, as in deployment
+            mask = np.asarray(Image.fromarray(mask).resize((w, h), Image.Resampling.NEAREST))
+        return np.asarray(image), mask
+
+
+def free_memory() -> int:
+    """Bytes of memory that are free, as the system says."""
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return UNKNOWN_MEMORY
+
+
+def steps_in_epoch(pictures: int, batch: int) -> int:
+    """Whole batches in an epoch; one where there are fewer pictures than a batch takes."""
+    return max(1, pictures // batch)
+
+
+def order(pictures: int, batch: int, seed: int, epoch: int) -> np.ndarray:
+    """int64 [steps · batch]: the pictures of an epoch in order, every one at most once unless a batch needs more."""
+    places = np.random.default_rng([seed, epoch]).permutation(pictures)
+    return np.resize(places, steps_in_epoch(pictures, batch) * batch)
+
+
+@dataclass(frozen=True)
+class Order:
+    """The (epoch, index) pairs of every micro-batch from step `start` to `end`, as process `rank` of `world` sees them.
+
+    A step takes `batch` pictures, dealt to the processes in equal parts, each part in `parts` micro-batches.
+    """
+
+    pictures: int
+    batch: int
+    seed: int
+    start: int
+    end: int
+    rank: int = 0
+    world: int = 1
+    parts: int = 1
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        steps = steps_in_epoch(self.pictures, self.batch)
+        micro = self.batch // (self.world * self.parts)
+        for step in range(self.start, self.end):
+            epoch, place = divmod(step, steps)
+            if step == self.start or place == 0:
+                places = order(self.pictures, self.batch, self.seed, epoch)
+            own = (place * self.world + self.rank) * self.parts * micro
+            for first in range(own, own + self.parts * micro, micro):
+                yield [(epoch, int(index)) for index in places[first : first + micro]]
+
+    def __len__(self) -> int:
+        return (self.end - self.start) * self.parts
+
+
+def collate(samples: list[tuple[np.ndarray, np.ndarray, int]]) -> Batch:
+    """Samples as one batch."""
+    import torch
+
+    images, masks, indices = zip(*samples, strict=True)
+    return Batch(torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(masks)), indices)
+
+
+def _ignore_signals(worker: int) -> None:
+    """A signal to the whole group of processes is the main one's to act on; workers end when it does."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def batches(samples: Samples, order: Order, *, workers: int, pin: bool = False) -> Iterator[Batch]:
+    """The batches of an order; `workers` processes vary pictures ahead of the network, 0: this process does."""
+    from torch.utils.data import DataLoader
+
+    loader: DataLoader[Batch] = DataLoader(
+        samples, batch_sampler=order, num_workers=workers, collate_fn=collate, pin_memory=pin,  # type: ignore[arg-type]
+        prefetch_factor=4 if workers else None, worker_init_fn=_ignore_signals,
+    )  # fmt: skip
+    return iter(loader)

@@ -1,0 +1,1 @@
+"""Training: recipe, loop, checkpoint, losses, schedule, average of the weights."""

@@ -1,0 +1,468 @@
+"""The training loop: one for all networks, on one device or many processes.
+
+What decides a weight is the recipe alone. Every random number comes from (seed, epoch, index) or (seed, step), so a run needs
+only its weights, the optimiser's and the average's state and the step to go on as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.profiler import record_function
+
+from espy import spec as specs
+from espy.data.loader import Batch, Order, Samples, batches, steps_in_epoch
+from espy.errors import EspyError
+from espy.evaluation import Evaluation, evaluate
+from espy.header import Card, Header, Metric, Preprocess, write_safetensors
+from espy.learn import checkpoint
+from espy.learn.average import Average
+from espy.learn.folder import RunFolder
+from espy.learn.losses import Objective, frequency_weights
+from espy.learn.recipe import Recipe, RecipeError, read_recipe
+from espy.learn.schedule import factor
+from espy.learn.sets import Sets, open_sets
+from espy.learn.start import start
+from espy.learn.watch import Progress, Watch
+from espy.measure.mapping import read_mapping
+from espy.measure.sheet import Row, contact_sheet
+from espy.nn.build import build, weights_of
+from espy.nn.deployed import Deployed
+from espy.nn.learner import Learner
+from espy.picture.read import MAX_PIXELS
+from espy.run.engines.torch import Torch
+from espy.run.predictor import Model
+
+STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+class TrainingError(EspyError):
+    """A run that cannot go on."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder, the lines of metrics.jsonl, and the best weights' file."""
+
+    folder: Path
+    metrics: list[dict[str, Any]]
+    best: Path
+
+
+@dataclass
+class State:
+    """What a checkpoint holds beside tensors: steps done, the best mIoU so far, the loss summed over this epoch's steps."""
+
+    step: int = 0
+    best: float | None = None
+    miou: float | None = None
+    loss_sum: float = 0.0
+    scaler: dict[str, Any] = field(default_factory=dict)
+
+
+def train(
+    recipe: Recipe | str | Path, *, folder: str | Path | None = None, resume: bool = False, watch: Watch | None = None,
+    **overrides: Any,
+) -> Run:  # fmt: skip
+    """Follow a recipe and return the finished run.
+
+    `recipe`: a file or a Recipe; `overrides` are its fields by name (`epochs=3`). `folder`: where the run is kept, `runs/` and
+    the recipe's name unless given; it must be empty, or hold this run and `resume` be true. Raises EspyError, one line, for
+    what cannot work; the last checkpoint stays whole.
+    """
+    watch = watch or Watch()
+    if not isinstance(recipe, Recipe):
+        folder = folder or Path("runs", Path(recipe).stem)
+        recipe = read_recipe(recipe, overrides)
+    elif overrides:
+        raise RecipeError("overrides go with a recipe's file: build the Recipe with them")
+    if folder is None:
+        raise RecipeError("a run of a Recipe in memory needs a folder=")
+    sets = open_sets(recipe.data, say=watch.say, advance=watch.look)
+    recipe = resolve(recipe, sets)
+    fabric = make_fabric(recipe)
+    kept = RunFolder(Path(folder), recipe, resume=resume) if fabric.is_global_zero else None
+    try:
+        loop = Loop(recipe, sets, fabric, kept, watch)
+        loop.begin(Path(folder), resume)
+        loop.run()
+    finally:
+        if kept is not None:
+            kept.close()
+    lines = kept.lines() if kept else []
+    return Run(Path(folder), lines, Path(folder) / "best.safetensors")
+
+
+def resolve(recipe: Recipe, sets: Sets) -> Recipe:
+    """The recipe with the set's classes, every choice of the network, and class weights in numbers. Raises RecipeError."""
+    classes = len(sets.labels)
+    given = recipe.network.get("classes", classes)
+    if given != classes:
+        raise RecipeError(f"[network] classes is {given}, the set has {classes}: leave it out")
+    spec = specs.from_dict({**recipe.network, "classes": classes})
+    weights = recipe.loss.class_weights
+    if weights == "frequency":
+        weights = tuple(round(w, 6) for w in frequency_weights(sets.pixels))
+    elif isinstance(weights, tuple) and (
+        len(weights) != classes or not all(0 <= w < math.inf for w in weights) or not any(weights)
+    ):
+        raise RecipeError(f"[loss] class_weights are {len(weights)} numbers, the set has {classes} classes")
+    replace = msgspec.structs.replace
+    return replace(recipe, network=specs.to_dict(spec), loss=replace(recipe.loss, class_weights=weights))
+
+
+def make_fabric(recipe: Recipe) -> Fabric:
+    """The device, the precision, and the processes that torchrun started."""
+    train = recipe.train
+    device = train.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RecipeError("train.device is cuda, but there is none: set it to auto or cpu")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise RecipeError("train.device is mps, but there is none: set it to auto or cpu")
+    if train.threads:
+        torch.set_num_threads(train.threads)
+    precision: Any = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}[
+        fastest_precision(device) if train.precision == "auto" else train.precision
+    ]
+    world, local = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    parts = world * train.accumulate
+    if train.batch % parts:
+        raise RecipeError(
+            f"train.batch {train.batch} does not divide into {world} processes of {train.accumulate} parts each"
+        )
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision
+    accelerator: Any = device
+    fabric = Fabric(
+        accelerator=accelerator, devices=local, num_nodes=max(1, world // local),
+        strategy="ddp" if world > 1 else "auto", precision=precision,
+    )  # fmt: skip
+    fabric.launch()
+    return fabric
+
+
+def fastest_precision(device: str) -> str:
+    """What the device multiplies fastest."""
+    if device == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    if device == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+        return "bfloat16"
+    return "float32"
+
+
+def header_of(recipe: Recipe, labels: Any, metrics: tuple[Metric, ...] = ()) -> Header:
+    """The header of the run's model files."""
+    data, card = recipe.data, recipe.card
+    preprocess = Preprocess(data.size, multiple=data.multiple)
+    spec = specs.from_dict(recipe.network)
+    about = Card(card.title or f"{recipe.network['network']} on {data.set}", card.data or data.set, card.terms, metrics)
+    return Header.of(spec, labels, preprocess, about)
+
+
+def optimiser_of(learner: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """The optimiser: weights of convolutions decay, those of one dimension (norms, slopes, biases) do not."""
+    train = recipe.train
+    decayed = [p for p in learner.parameters() if p.dim() > 1]
+    others = [p for p in learner.parameters() if p.dim() <= 1]
+    groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    if train.optimiser == "sgd":
+        return torch.optim.SGD(groups, lr=train.rate, momentum=train.momentum)
+    return torch.optim.AdamW(groups, lr=train.rate)
+
+
+class Loop:
+    """A run in progress."""
+
+    def __init__(self, recipe: Recipe, sets: Sets, fabric: Fabric, kept: RunFolder | None, watch: Watch) -> None:
+        self.recipe, self.sets, self.fabric, self.kept, self.watch = recipe, sets, fabric, kept, watch
+        train, loss = recipe.train, recipe.loss
+        self.per_epoch = steps_in_epoch(len(sets.train), train.batch)
+        self.steps = self.per_epoch * train.epochs
+        self.state = State()
+        self.header = header_of(recipe, sets.labels)
+
+        network = build(self.header.spec, seed=train.seed)
+        self.taken = None
+        if train.init:
+            mapping = read_mapping(train.init_mapping) if train.init_mapping else None
+            self.taken = start(network, sets.labels, train.init, mapping)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(train.seed)
+            self.learner = Learner(
+                network, self.header.preprocess, auxiliary=loss.auxiliary > 0, channels_last=train.channels_last
+            )
+        if fabric.world_size > 1 and fabric.device.type == "cuda":
+            self.learner = nn.SyncBatchNorm.convert_sync_batchnorm(self.learner)  # type: ignore[no-untyped-call]
+        self.learner.to(memory_format=self.learner.memory_format)  # type: ignore[call-overload]
+        self.optimiser = optimiser_of(self.learner, recipe)
+        self.module, self.stepper = fabric.setup(self.learner, self.optimiser)
+        self.average = Average(self.learner.network, train.ema)
+        weights = loss.class_weights if isinstance(loss.class_weights, tuple) else None
+        self.objective = Objective(
+            cross_entropy=loss.cross_entropy, dice=loss.dice, ohem=loss.ohem, smoothing=loss.smoothing,
+            weights=torch.tensor(weights, device=fabric.device) if weights else None,
+        )  # fmt: skip
+        self.samples = Samples(sets.train, recipe.data.size, recipe.augment, train.seed)
+        self._stop = 0
+
+    def begin(self, folder: Path, resume: bool) -> None:
+        """Decode the set, take the checkpoint where there is one, say what was found."""
+        say = self.watch.say
+        if resume and (folder / "last.ckpt").is_file():
+            self.restore(*checkpoint.read(folder / "last.ckpt"))
+        if self.kept is not None:
+            self.kept.rewind(self.state.step)
+            self.kept.open_events(self.state.step)
+            self.kept.note_environment(
+                torch=torch.__version__, device=str(self.fabric.device), processes=self.fabric.world_size,
+                threads=torch.get_num_threads(), precision=str(self.fabric._precision.precision), step=self.state.step,
+            )  # fmt: skip
+            for line in self.taken.lines() if self.taken else ():
+                say(line)
+        if not self.samples.keep(self.watch.look):
+            say(f"{self.recipe.data.set}: {self.samples.bytes / 1e9:.1f} GB decoded do not fit into half of the free memory: "
+                "pictures are read from disk in every epoch")  # fmt: skip
+        if self.state.step:
+            say(f"{folder}: goes on after step {self.state.step} of {self.steps}")
+
+    # Steps
+
+    def run(self) -> None:
+        """All steps that are left."""
+        train, fabric = self.recipe.train, self.fabric
+        order = Order(
+            len(self.sets.train), train.batch, train.seed, self.state.step, self.steps, fabric.global_rank,
+            fabric.world_size, train.accumulate,
+        )  # fmt: skip
+        cuda = fabric.device.type == "cuda"
+        workers = train.workers if train.workers >= 0 else min(16, os.cpu_count() or 1) if cuda else 0
+        first, saved, busy = self.state.step, time.monotonic(), 0.0
+        with self._signals():
+            source = batches(self.samples, order, workers=workers, pin=cuda)
+            while self.state.step < self.steps:
+                began = time.monotonic()
+                self.state.loss_sum += self.step(list(islice(source, train.accumulate)))
+                self.state.step += 1
+                busy += time.monotonic() - began
+                epoch, place = divmod(self.state.step, self.per_epoch)
+                per_step = busy / (self.state.step - first)
+                self._report(epoch, place, per_step)
+                if place == 0:
+                    self._end_epoch(epoch, train.batch / per_step)
+                stop = self._stopping()
+                if place == 0 or stop or time.monotonic() - saved > 60 * train.save_minutes:
+                    self.save()
+                    saved = time.monotonic()
+                if stop:
+                    raise SystemExit(stop)
+        fabric.barrier()
+
+    def step(self, parts: list[Batch]) -> float:
+        """One step of the optimiser; its loss. Raises TrainingError where it is not finite."""
+        train, fabric, step = self.recipe.train, self.fabric, self.state.step
+        rate = train.rate * factor(
+            step, self.steps, warm_up=round(train.warm_up * self.per_epoch), schedule=train.schedule, power=train.power
+        )
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        torch.manual_seed(train.seed << 32 ^ step << 8 ^ fabric.global_rank)  # dropout
+        self.module.train()
+        if train.freeze_norm:
+            for module in self.learner.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        truths = [part.masks.to(fabric.device, non_blocking=True) for part in parts]
+        counts = self._total(sum(self.objective.counts(truth) for truth in truths))  # type: ignore[arg-type]
+        value = torch.zeros((), device=fabric.device)
+        for index, (part, truth) in enumerate(zip(parts, truths, strict=True)):
+            with fabric.no_backward_sync(self.module, enabled=index < len(parts) - 1):
+                with record_function("espy::forward"):
+                    outputs = self.module(part.images.to(fabric.device, non_blocking=True))
+                with record_function("espy::loss"):
+                    shares = (1.0, self.recipe.loss.auxiliary)
+                    losses = [
+                        share * self.objective.loss(self.objective.sums(logits.float(), truth), counts)
+                        for share, logits in zip(shares, outputs, strict=False)
+                    ]
+                    loss = torch.stack(losses).sum()
+                with record_function("espy::backward"):
+                    fabric.backward(loss * fabric.world_size)  # the processes' gradients are averaged
+            value += loss.detach()
+        total = float(self._total(value))
+        if not math.isfinite(total):
+            raise TrainingError(self._not_finite(total, parts))
+        if train.clip:
+            fabric.clip_gradients(self.module, self.stepper, max_norm=train.clip, error_if_nonfinite=False)
+        with record_function("espy::optimiser"):
+            self.stepper.step()
+            self.stepper.zero_grad(set_to_none=True)
+        with record_function("espy::average"):
+            self.average.update(self.learner.network, step + 1)
+        return total
+
+    def _total(self, value: Tensor) -> Tensor:
+        if self.fabric.world_size == 1:
+            return value
+        total: Any = self.fabric.all_reduce(value, reduce_op="sum")
+        return total
+
+    def _not_finite(self, value: float, parts: list[Batch]) -> str:
+        epoch, place = divmod(self.state.step, self.per_epoch)
+        files = [self.sets.train.items[i].picture.name for part in parts for i in part.indices]
+        return (
+            f"the loss is {value} at step {self.state.step} (epoch {epoch + 1}, batch {place + 1} of {self.per_epoch}; files "
+            f"{', '.join(files)}): the last checkpoint is from before; lower train.rate, or train in float32"
+        )
+
+    # Looking
+
+    def _end_epoch(self, epoch: int, images_s: float) -> None:
+        validate, state = self.recipe.validate, self.state
+        line: dict[str, Any] = {
+            "epoch": epoch, "step": state.step, "loss": state.loss_sum / self.per_epoch,
+            "rate": self.optimiser.param_groups[0]["lr"], "images_s": round(images_s, 3),
+        }  # fmt: skip
+        state.loss_sum = 0.0
+        last = epoch == self.recipe.train.epochs
+        if self.kept is not None and self.sets.validate is not None and (epoch % validate.every == 0 or last):
+            found = self.validate()
+            line |= {name: round(getattr(found, name), 6) for name in ("miou", "pixel_accuracy", "class_accuracy")}
+            line["iou"] = {name: None if math.isnan(v) else round(v, 6) for name, v in found.iou.items()}
+            state.miou = found.miou
+            better = state.best is None or math.isnan(state.best) or found.miou > state.best
+            if better:
+                state.best = found.miou
+                self._write_weights(self.kept.best, epoch, found)
+            if validate.pictures:
+                self._draw(epoch)
+        elif self.kept is not None and self.sets.validate is None and last:
+            self._write_weights(self.kept.best, epoch, None)
+        if self.kept is not None:
+            if last:
+                self._write_weights(self.kept.last, epoch, None)
+            self.kept.add(line)
+        self.fabric.barrier()
+
+    @contextmanager
+    def _model(self) -> Iterator[Model]:
+        """The averaged weights as the model that a user would load."""
+        deployed = Deployed(self.average.network, self.header.preprocess).to(self.fabric.device).eval()
+        yield Model(Path("run"), self.header, Torch.around(deployed), None, None, MAX_PIXELS)
+
+    def validate(self) -> Evaluation:
+        """What `espy eval` says of the averaged weights."""
+        assert self.sets.validate is not None
+        with self._model() as model:
+            return evaluate(model, self.sets.validate, split=None)
+
+    def _draw(self, epoch: int) -> None:
+        data, rows = self.sets.validate, []
+        assert data is not None
+        assert self.kept is not None
+        with self._model() as model:
+            for index in (
+                np.linspace(0, len(data) - 1, min(len(data), self.recipe.validate.pictures)).round().astype(int)
+            ):
+                image, mask = data.read(int(index))
+                rows.append(Row(data.items[index].picture.name, image, mask, model(image).mask))
+        self.kept.picture(f"epoch-{epoch:04d}", contact_sheet(rows, self.sets.labels), self.state.step)
+
+    def _write_weights(self, path: Path, epoch: int, found: Evaluation | None) -> None:
+        metrics: tuple[Metric, ...] = ()
+        if found is not None:
+            held = f"held out of {self.recipe.data.train}" if self.recipe.data.hold_out else self.recipe.data.validate
+            h, w = self.recipe.data.size
+            metrics = (
+                Metric("mIoU", round(100 * found.miou, 2), held, f"epoch {epoch}, height {h}, width {w}, one scale"),
+            )
+        arrays = {name: t.detach().cpu().contiguous().numpy() for name, t in weights_of(self.average.network).items()}
+        write_safetensors(path, header_of(self.recipe, self.sets.labels, metrics), arrays, force=True)
+
+    def _report(self, epoch: int, place: int, per_step: float) -> None:
+        state = self.state
+        self.watch.progress(
+            Progress(
+                epoch + (place > 0), self.recipe.train.epochs, state.step, self.steps, state.loss_sum / (place or self.per_epoch),
+                state.miou, self.recipe.train.batch / per_step, per_step * (self.steps - state.step),
+            )
+        )  # fmt: skip
+
+    # Stopping and going on
+
+    def save(self) -> None:
+        """Write last.ckpt."""
+        if self.kept is not None:
+            self.state.scaler = self.fabric._precision.state_dict()
+            checkpoint.write(self.kept.checkpoint, self.arrays(), {**vars(self.state)})
+        self.fabric.barrier()
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Every tensor that a run needs to go on."""
+        tensors = {f"learner.{name}": tensor for name, tensor in self.learner.state_dict().items()}
+        tensors |= {f"average.{name}": tensor for name, tensor in self.average.network.state_dict().items()}
+        for name, parameter in self.learner.named_parameters():
+            kept = self.optimiser.state.get(parameter, {})
+            tensors |= {f"optimiser.{name}.{key}": value for key, value in kept.items() if isinstance(value, Tensor)}
+        return {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in tensors.items()}
+
+    def restore(self, arrays: Mapping[str, np.ndarray], state: dict[str, Any]) -> None:
+        """Go on from a checkpoint. Raises ModelError where it is of another network."""
+        tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+        self.learner.load_state_dict(part("learner."))
+        self.average.network.load_state_dict(part("average."))
+        for name, parameter in self.learner.named_parameters():
+            for key, tensor in part(f"optimiser.{name}.").items():
+                like = torch.empty_like(parameter) if tensor.shape == parameter.shape else torch.empty(tensor.shape)
+                self.optimiser.state[parameter][key] = like.copy_(tensor)
+        self.state = State(**{name: state[name] for name in vars(State())})
+        if self.state.scaler:
+            self.fabric._precision.load_state_dict(self.state.scaler)
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM finish the step; a second one ends at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            if self._stop:
+                raise KeyboardInterrupt
+            self._stop = STOPPED[signal.Signals(number)]
+            self.watch.say("stopping after this step; again to stop at once")
+
+        before = {number: signal.signal(number, stop) for number in STOPPED}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _stopping(self) -> int:
+        """The exit code where any process was asked to stop, else 0."""
+        if self.fabric.world_size == 1:
+            return self._stop
+        asked: Any = self.fabric.all_reduce(torch.tensor(self._stop, device=self.fabric.device), reduce_op="max")
+        return int(asked)

@@ -1,0 +1,286 @@
+"""A recipe: everything that a training run depends on, as TOML.
+
+Sections `[network] [data] [train] [loss] [augment] [validate] [card]`; every field is typed, has a meaning and a value unless
+given. Unknown fields are refused with the nearest known one.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from espy import spec as specs
+from espy.data.augment import Augment, Share
+from espy.errors import EspyError, SpecError
+from espy.output import write_bytes
+from espy.spec import nearest
+
+Count = Annotated[int, Meta(ge=1)]
+
+
+class RecipeError(EspyError):
+    """A recipe that cannot be followed."""
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A table of a recipe."""
+
+
+class Data(Section, frozen=True):
+    """The pictures."""
+
+    set: Annotated[str, Meta(description="KIND:PATH, such as folder:photos")]
+    size: Annotated[tuple[int, int], Meta(description="(height, width) that the network sees")] = (512, 1024)
+    multiple: Annotated[
+        Literal[1, 32], Meta(description="what the deployed file's sizes must be a multiple of; 1 = any size")
+    ] = 32
+    train: Annotated[str, Meta(description="the split that is trained on")] = "train"
+    validate: Annotated[str, Meta(description="the split that decides which weights are best; empty: none")] = "val"
+    hold_out: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="patterns of names, such as 0006R0*: these pictures of the training split are not trained on, and "
+            "validate instead of the validation split"
+        ),
+    ] = ()
+
+
+class Train(Section, frozen=True):
+    """The run."""
+
+    init: Annotated[
+        str, Meta(description="starting weights: a bundled name, a model file, a checkpoint, a run folder; empty: none")
+    ] = ""
+    init_mapping: Annotated[
+        str,
+        Meta(
+            description="what the labels of `init` mean here: a mapping file or shipped name; by equal names unless given"
+        ),
+    ] = ""
+    epochs: Count = 100
+    batch: Annotated[Count, Meta(description="pictures a step, over all processes")] = 8
+    accumulate: Annotated[
+        Count, Meta(description="parts in which a batch goes through the network, to save memory")
+    ] = 1
+    optimiser: Literal["sgd", "adamw"] = "adamw"
+    rate: Annotated[float, Meta(gt=0, description="the highest learning rate")] = 1e-3
+    momentum: Annotated[Share, Meta(description="of sgd")] = 0.9
+    weight_decay: Annotated[float, Meta(ge=0, description="of convolutions; norms, slopes and biases have none")] = 1e-2
+    schedule: Literal["cosine", "poly"] = "cosine"
+    power: Annotated[float, Meta(gt=0, description="of poly: (1 - progress) ** power")] = 0.9
+    warm_up: Annotated[float, Meta(ge=0, description="epochs over which the rate rises from 0")] = 1.0
+    clip: Annotated[float, Meta(ge=0, description="largest norm of the gradient; 0: any")] = 1.0
+    ema: Annotated[
+        float,
+        Meta(ge=0, lt=1, description="decay of the average of the weights a step, which is what is kept; 0: none"),
+    ] = 0.99
+    freeze_norm: Annotated[bool, Meta(description="batch norms keep the statistics they start with")] = False
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        Meta(
+            description="of the network's arithmetic; weights stay float32; auto: the fastest that the device multiplies"
+        ),
+    ] = "auto"
+    channels_last: Annotated[bool, Meta(description="maps lie in memory as [N, H, W, C]")] = True
+    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], Meta(description="auto: cuda where there is one")] = "auto"
+    threads: Annotated[int, Meta(ge=0, description="of the processor; 0: all. The results' last bits depend on it")] = 0
+    workers: Annotated[
+        int, Meta(ge=-1, description="processes that vary pictures; -1: none on a CPU, else its cores")
+    ] = -1
+    seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
+    save_minutes: Annotated[float, Meta(gt=0, description="a checkpoint is written at least this often")] = 10.0
+
+
+class Loss(Section, frozen=True):
+    """What is made small: cross_entropy · CE + dice · Dice, over the labelled pixels, plus the auxiliary head's."""
+
+    cross_entropy: Annotated[float, Meta(ge=0)] = 1.0
+    dice: Annotated[float, Meta(ge=0)] = 0.0
+    ohem: Annotated[
+        float,
+        Meta(gt=0, le=1, description="share of each picture's labelled pixels, those of the largest loss, that count"),
+    ] = 1.0
+    smoothing: Annotated[float, Meta(ge=0, lt=1, description="of the labels, of cross-entropy")] = 0.0
+    class_weights: Annotated[
+        Literal["none", "frequency"] | tuple[float, ...],
+        Meta(description="none; frequency: 1 / ln(1.1 + the class's share of the pixels); or one number a class"),
+    ] = "none"
+    auxiliary: Annotated[
+        float,
+        Meta(ge=0, description="weight of the same loss of a 1x1 head on the deepest maps, which is not kept; 0: none"),
+    ] = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.cross_entropy and not self.dice:
+            raise ValueError("cross_entropy and dice are both 0: nothing would be learnt")
+
+
+class Validate(Section, frozen=True):
+    """How often to look, and at what."""
+
+    every: Annotated[Count, Meta(description="epochs between two validations; the last epoch always has one")] = 1
+    pictures: Annotated[int, Meta(ge=0, description="pictures whose prediction is drawn each time")] = 4
+
+
+class About(Section, frozen=True):
+    """What the model file says of itself."""
+
+    title: str = ""
+    data: Annotated[str, Meta(description="what it was trained on")] = ""
+    terms: Annotated[str, Meta(description="on what terms it may be used; those of the pictures")] = ""
+
+
+class Recipe(msgspec.Struct, frozen=True):
+    """A recipe, checked. `network`: the choices of a spec, `classes` as the set has them unless given."""
+
+    network: dict[str, Any]
+    data: Data
+    train: Train = Train()
+    loss: Loss = Loss()
+    augment: Augment = Augment()
+    validate: Validate = Validate()
+    card: About = About()
+
+
+SECTIONS: dict[str, type[msgspec.Struct]] = {
+    "data": Data, "train": Train, "loss": Loss, "augment": Augment, "validate": Validate, "card": About,
+}  # fmt: skip
+FREE_TO_CHANGE = {("train", "workers"), ("train", "save_minutes"), ("validate", "pictures"), ("card", "title"),
+                  ("card", "data"), ("card", "terms")}  # fmt: skip
+"""Fields that a resumed run may have otherwise: they change no weight."""
+
+
+def read_recipe(path: str | Path, overrides: Iterable[str] | Mapping[str, Any] = ()) -> Recipe:
+    """The recipe of a TOML file, with overrides as `section.field=value` (or `field=value`) texts, or a mapping.
+
+    Raises RecipeError, one line that says what, where and what to do.
+    """
+    try:
+        data = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: is not TOML: {error}") from None
+    return from_dict(data, overrides, str(path))
+
+
+def from_dict(data: dict[str, Any], overrides: Iterable[str] | Mapping[str, Any] = (), where: str = "recipe") -> Recipe:
+    """The recipe of a dict of sections, with overrides. Raises RecipeError."""
+    tables = {name: dict(table) if isinstance(table, dict) else table for name, table in data.items()}
+    pairs = overrides.items() if isinstance(overrides, Mapping) else (_parse(text) for text in overrides)
+    for key, value in pairs:
+        section, name = _place(key, where)
+        tables.setdefault(section, {})[name] = value
+    known = ["network", *SECTIONS]
+    for section, table in tables.items():
+        if section not in known:
+            raise RecipeError(f"{where}: no section [{section}]: {nearest(section, known)}")
+        if not isinstance(table, dict):
+            raise RecipeError(f"{where}: {section} is a section: write [{section}] and its fields below it")
+        fields = SECTIONS[section].__struct_fields__ if section in SECTIONS else ()
+        for name in table if fields else ():
+            if name not in fields:
+                raise RecipeError(f"{where}: [{section}] has no field {name!r}: {nearest(name, fields)}")
+    for section, needed in (("network", "network"), ("data", "set")):
+        if needed not in tables.get(section, {}):
+            raise RecipeError(f"{where}: [{section}] lacks {needed!r}")
+    parts: dict[str, Any] = {}
+    for section, kind in SECTIONS.items():
+        try:
+            parts[section] = msgspec.convert(tables.get(section, {}), kind)
+        except msgspec.ValidationError as error:
+            raise RecipeError(f"{where}: [{section}] {_plain(str(error))}") from None
+    try:
+        specs.from_dict({"classes": 2, **tables["network"]})
+    except SpecError as error:
+        raise RecipeError(f"{where}: [network] {error}") from None
+    return Recipe(network=tables["network"], **parts)
+
+
+def _plain(message: str) -> str:
+    text, _, at = message.partition(" - at `$.")
+    return f"{at.strip('`')}: {text.replace('`', '')}" if at else text.replace("`", "")
+
+
+def _parse(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise RecipeError(f"{text!r}: write key=value, such as train.epochs=50")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value.strip()  # a bare word
+
+
+def _place(key: str, where: str) -> tuple[str, str]:
+    """(section, field) of an override's key."""
+    section, dot, name = key.partition(".")
+    if dot:
+        return section, name
+    homes = [section for section, kind in SECTIONS.items() if key in kind.__struct_fields__]
+    if len(homes) == 1:
+        return homes[0], key
+    every = [f"{section}.{field}" for section, kind in SECTIONS.items() for field in kind.__struct_fields__]
+    if homes:
+        raise RecipeError(f"{where}: {key!r} stands in {' and '.join(homes)}: write {homes[0]}.{key}")
+    close = nearest(key, [field.partition(".")[2] for field in every])
+    raise RecipeError(f"{where}: no field {key!r}: {close if 'mean' in close else 'write section.field'}")
+
+
+def to_dict(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """Sections and fields as JSON and TOML have them; fields without a value are left out."""
+    data: dict[str, dict[str, Any]] = msgspec.to_builtins(recipe)
+    return {section: {k: v for k, v in table.items() if v is not None} for section, table in data.items()}
+
+
+def to_toml(recipe: Recipe, notes: bool = False) -> str:
+    """The recipe as TOML, every field written out, with `notes` each one's meaning beside it."""
+    lines = []
+    for section, table in to_dict(recipe).items():
+        lines.append(f"[{section}]")
+        meanings = meaning(SECTIONS[section]) if section in SECTIONS else {}
+        for name, value in table.items():
+            note = f"  # {meanings[name]}" if notes and meanings.get(name) else ""
+            lines.append(f"{name} = {_value(value)}{note}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def meaning(section: type[msgspec.Struct]) -> dict[str, str]:
+    """Field → what it means, in words."""
+    hints = get_type_hints(section, include_extras=True)
+    metas = {
+        name: [m for m in getattr(hint, "__metadata__", ()) if isinstance(m, Meta)] for name, hint in hints.items()
+    }
+    return {name: next((m.description for m in found if m.description), "") for name, found in metas.items()}
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_value(v) for v in value)}]"
+    return repr(value)
+
+
+def write_recipe(path: Path, recipe: Recipe, *, force: bool = False) -> None:
+    """The recipe, resolved, as a file."""
+    write_bytes(path, to_toml(recipe).encode(), force=force)
+
+
+def differences(old: Recipe, new: Recipe) -> Iterator[str]:
+    """`section.field: old -> new` of fields that change weights and are not the same."""
+    one, two = to_dict(old), to_dict(new)
+    for section in one | two:
+        for name in one[section] | two[section]:
+            was, now = one[section].get(name), two[section].get(name)
+            if was != now and (section, name) not in FREE_TO_CHANGE:
+                yield f"{section}.{name}: {was} -> {now}"

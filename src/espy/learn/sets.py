@@ -1,0 +1,71 @@
+"""The pictures of a run: opened, checked whole, and held out by sequence where the recipe says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+from espy.data.check import check
+from espy.data.kinds import open_set
+from espy.data.sets import Dataset
+from espy.errors import DataError
+from espy.labels import Label
+from espy.learn.recipe import Data
+
+
+@dataclass(frozen=True)
+class Sets:
+    """`train`, `validate` (None: nothing to validate on), and how many pixels of each class the training masks hold."""
+
+    train: Dataset
+    validate: Dataset | None
+    pixels: tuple[int, ...]
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """The classes that are learnt: mask value k is class k."""
+        return self.train.labels
+
+
+def open_sets(
+    choices: Data, *, say: Callable[[str], None] = lambda line: None, advance: Callable[[str], None] = lambda name: None
+) -> Sets:
+    """Open and check the sets of a recipe. Raises DataError, all faults told by `say`, where one must not be trained on."""
+    whole = open_set(choices.set)
+    train = whole.only(choices.train)
+    validate = whole.only(choices.validate) if choices.validate and not choices.hold_out else None
+    if choices.hold_out:
+        held = {item for item in train.items if any(fnmatchcase(item.picture.name, p) for p in choices.hold_out)}
+        for pattern in choices.hold_out:
+            if not any(fnmatchcase(item.picture.name, pattern) for item in train.items):
+                raise DataError(f"{choices.set}: hold_out {pattern!r} is the name of no picture of {choices.train}")
+        validate = replace(train, items=tuple(item for item in train.items if item in held))
+        train = replace(train, items=tuple(item for item in train.items if item not in held))
+        if not train.items:
+            raise DataError(f"{choices.set}: hold_out leaves no picture to train on")
+    if validate is not None and choices.validate == choices.train and not choices.hold_out:
+        say(f"{choices.set}: validates on the pictures that it trains on")
+    pixels: dict[int, int] = {}
+    faults: list[str] = []
+    for part in (train, validate):
+        if part is None:
+            continue
+        report = check(part, advance=advance)
+        for finding in report.findings:
+            line = f"{finding.severity}: {finding.message}; {finding.cure}"
+            if finding.severity == "fault":
+                faults.append(line)
+            elif part is train:
+                say(line)
+        if part is train:
+            pixels = report.pixels
+    for line in dict.fromkeys(faults):
+        say(line)
+    if faults:
+        number = len(dict.fromkeys(faults))
+        raise DataError(
+            f"{choices.set}: {number} {'fault' if number == 1 else 'faults'}, first {faults[0].removeprefix('fault: ')}: "
+            f"nothing was trained; see espy check {choices.set}"
+        )
+    return Sets(train, validate, tuple(pixels.get(value, 0) for value in range(len(train.labels))))

@@ -1,0 +1,153 @@
+"""Starting weights: a model of other classes, taken as far as it fits, with what was taken and what was not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from torch import nn
+
+from espy.errors import ModelError
+from espy.header import Header, read_safetensors
+from espy.labels import Label
+from espy.measure.mapping import table
+from espy.nn.build import build, weights_of
+from espy.published import load_published
+from espy.run.predictor import resolve
+from espy.spec import ESPNetv2, Spec
+
+MORE_CLASSES = 10  # what a width that follows the number of classes is told by
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a network started with: tensors `whole`, those whose rows follow the classes (`by_class`), and `fresh` ones.
+
+    `classes`: class → the source's label whose row it got, or None. `unused`: tensors of the source that have no place.
+    """
+
+    source: str
+    whole: tuple[str, ...]
+    by_class: tuple[str, ...]
+    fresh: dict[str, str]
+    unused: tuple[str, ...]
+    classes: dict[str, str | None] = field(default_factory=dict)
+
+    def lines(self) -> list[str]:
+        """The report in words."""
+        said = [f"{self.source}: {len(self.whole)} tensors taken as they are"]
+        if self.by_class:
+            rows = ", ".join(f"{name} <- {source or 'fresh'}" for name, source in self.classes.items())
+            said.append(f"taken class by class: {', '.join(self.by_class)}: {rows}")
+        for (module, why), names in _grouped(self.fresh).items():
+            said.append(f"fresh: {module} ({len(names)} {'tensor' if len(names) == 1 else 'tensors'}: {why})")
+        if self.unused:
+            said.append(f"not used: {', '.join(self.unused)}")
+        return said
+
+
+def _grouped(fresh: Mapping[str, str]) -> dict[tuple[str, str], list[str]]:
+    """(first part of the name, first reason) → names."""
+    modules: dict[str, list[str]] = {}
+    for name in fresh:
+        modules.setdefault(name.partition(".")[0], []).append(name)
+    return {(module, f"{names[0]} is {fresh[names[0]]}"): names for module, names in modules.items()}
+
+
+def read_source(init: str) -> tuple[Header, dict[str, np.ndarray]]:
+    """Header and weights of a bundled name, model file, published checkpoint or run folder. Raises ModelError."""
+    if Path(init).suffix in (".pth", ".pt", ".tar"):
+        published = load_published(init)
+        return published.header, published.arrays
+    path, _ = resolve(init, "torch")
+    return read_safetensors(path)
+
+
+def start(network: nn.Module, labels: Sequence[Label], init: str, mapping: Mapping[str, str] | None = None) -> Taken:
+    """Copy what fits of `init` into the network.
+
+    A tensor is taken where its shape agrees but for dimensions that follow the number of classes; of those, class by
+    class: the row of the first of the source's labels that means the class (by `mapping`, else by equal names).
+    Raises ModelError where the networks have next to nothing in common.
+    """
+    header, arrays = read_source(init)
+    spec: Spec = network.spec  # type: ignore[assignment]
+    rows = class_rows(header.labels, labels, mapping)
+    ours, theirs = class_dimensions(spec), class_dimensions(header.spec)
+    same = [label.name for label in header.labels] == [label.name for label in labels]
+    weights = weights_of(network)
+    whole, by_class, fresh = [], [], {}
+    with torch.no_grad():
+        for name, tensor in weights.items():
+            if name not in arrays:
+                fresh[name] = "not in the source"
+                continue
+            source = torch.from_numpy(np.array(arrays[name])).to(tensor.dtype)
+            dimensions = ours.get(name, ())
+            if tensor.shape == source.shape and (same or not dimensions):
+                tensor.copy_(source)
+                whole.append(name)
+            elif dimensions and dimensions == theirs.get(name) and _fits(tensor, source, dimensions):
+                _take_rows(tensor, source, dimensions, rows)
+                by_class.append(name)
+            else:
+                fresh[name] = f"{_shape(source)} there, {_shape(tensor)} here"
+    if len(whole) < len(weights) / 2:
+        raise ModelError(
+            f"{init}: {len(whole)} of this network's {len(weights)} tensors fit: it holds {header.spec.__class__.__name__}, "
+            f"this is {spec.__class__.__name__}: choose the same network and width, or leave init empty"
+        )
+    classes = {
+        label.name: header.labels[row].name if row >= 0 else None for label, row in zip(labels, rows, strict=True)
+    }
+    return Taken(init, tuple(whole), tuple(by_class), fresh, tuple(n for n in arrays if n not in weights),
+                 classes if by_class else {})  # fmt: skip
+
+
+def class_rows(source: Sequence[Label], labels: Sequence[Label], mapping: Mapping[str, str] | None) -> list[int]:
+    """For each of `labels` the place of the first source label that means it, -1 where none does."""
+    if mapping is None:
+        known = {label.name.lower().replace("_", " "): place for place, label in reversed(list(enumerate(source)))}
+        return [known.get(label.name.lower().replace("_", " "), -1) for label in labels]
+    meant = table(source, labels, mapping)[: len(source)]
+    return [int(np.argmax(meant == place)) if (meant == place).any() else -1 for place in range(len(labels))]
+
+
+def class_dimensions(spec: Spec) -> dict[str, tuple[int, ...]]:
+    """Tensor name → its dimensions that are as long as there are classes, and would be with more of them."""
+    if isinstance(spec, ESPNetv2):
+        spec = msgspec.structs.replace(spec, projection=spec.pyramid_width)
+    more = msgspec.structs.replace(spec, classes=spec.classes + MORE_CLASSES)
+    with torch.device("meta"):
+        one, two = weights_of(build(spec)), weights_of(build(more))
+    found = {}
+    for name, tensor in one.items():
+        sides = [
+            d for d, (n, m) in enumerate(zip(tensor.shape, two[name].shape, strict=True))
+            if n == spec.classes and m == more.classes
+        ]  # fmt: skip
+        if sides:
+            found[name] = tuple(sides)
+    return found
+
+
+def _fits(tensor: torch.Tensor, source: torch.Tensor, dimensions: tuple[int, ...]) -> bool:
+    return tensor.dim() == source.dim() and all(
+        d in dimensions or tensor.shape[d] == source.shape[d] for d in range(tensor.dim())
+    )
+
+
+def _take_rows(tensor: torch.Tensor, source: torch.Tensor, dimensions: tuple[int, ...], rows: list[int]) -> None:
+    """tensor[..., k, ...] ← source[..., rows[k], ...] in every class dimension, where all rows are known."""
+    known = [place for place, row in enumerate(rows) if row >= 0]
+    here = [known if d in dimensions else list(range(n)) for d, n in enumerate(tensor.shape)]
+    there = [[rows[k] for k in known] if d in dimensions else list(range(n)) for d, n in enumerate(tensor.shape)]
+    tensor[np.ix_(*here)] = source[np.ix_(*there)]
+
+
+def _shape(tensor: torch.Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "one number"

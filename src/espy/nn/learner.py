@@ -1,0 +1,50 @@
+"""A network as it is trained: deployed preprocessing before it, an auxiliary head beside it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from espy.header import Preprocess
+from espy.nn import espnet
+from espy.nn.deployed import Deployed
+from espy.nn.units import resize
+
+
+class Learner(Deployed):
+    """uint8 [N, H, W, 3] RGB → float32 logits [N, classes, H, W], as a tuple: the network's, then the auxiliary head's.
+
+    The head is a 1×1 convolution of the encoder's deepest maps, resized to the picture; it exists in training alone.
+    `channels_last`: how the maps lie in memory.
+    """
+
+    def __init__(
+        self, network: nn.Module, preprocess: Preprocess, *, auxiliary: bool = False, channels_last: bool = True
+    ):
+        super().__init__(network, preprocess)
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.head: nn.Conv2d | None = None
+        if auxiliary:
+            maps, channels = deepest(network)
+            self.head = nn.Conv2d(channels, network.spec.classes, 1)  # type: ignore[union-attr, arg-type]
+            maps.register_forward_hook(self._keep)
+
+    def _keep(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self._deepest = output
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        scores = self.scores(image)
+        if self.head is None or not self.training:
+            return (scores,)
+        maps, self._deepest = self._deepest, None  # type: ignore[assignment]
+        return scores, resize(self.head(maps), (image.shape[1], image.shape[2]), align_corners=False)
+
+
+def deepest(network: nn.Module) -> tuple[nn.Module, int]:
+    """The module whose output is the encoder's deepest maps, and their channels."""
+    if isinstance(network, espnet.ESPNet):
+        return deepest(network.encoder)
+    if isinstance(network, espnet.Encoder):
+        return network.join3, network.c3
+    encoder = network.encoder
+    return encoder.level4, encoder.channels[3]  # type: ignore[union-attr, return-value, index]
