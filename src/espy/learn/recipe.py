@@ -50,6 +50,12 @@ class Data(Section, frozen=True):
         ),
     ] = ()
 
+    def __post_init__(self) -> None:
+        if min(self.size) < 16 or any(side % self.multiple for side in self.size):
+            raise ValueError(
+                f"size must be at least 16 pixels a side and a multiple of {self.multiple}, not {self.size}"
+            )
+
 
 class Train(Section, frozen=True):
     """The run."""
