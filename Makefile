@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 WEIGHTS ?= ../shared/weights
+RUNS ?= $(wildcard runs/camvid)
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1	/' | expand -t 12
@@ -28,8 +29,8 @@ format: $(VENV)/.dev ## put every file into form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-models: $(VENV)/.dev ## make the bundled models from the published weights (WEIGHTS=folder)
-	$(BIN)/python -m espy.ship.bundle $(WEIGHTS)
+models: $(VENV)/.dev ## make the bundled models from the published weights (WEIGHTS=folder) and runs (RUNS=folders)
+	$(BIN)/python -m espy.ship.bundle $(WEIGHTS) $(RUNS)
 
 docs: $(VENV)/.dev ## the figures that README.md states, measured here
 	$(BIN)/python docs/tables.py

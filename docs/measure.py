@@ -1,7 +1,8 @@
 """Measure what README.md and docs state of speed and memory: `make bench`, or `python docs/measure.py NAME...`.
 
 Names: `prepare` (reading and preparing a 1920x1080 JPEG), `folder` (a folder of 100 such photos against the engine alone),
-`memory` (a 100-megapixel photo in tiles), `tiles` (how far tiled masks differ from untiled ones; needs torch), `start`.
+`memory` (a 100-megapixel photo in tiles), `tiles` (how far tiled masks differ from untiled ones; needs torch), `start`,
+`training` (images/s of the loop against a plain one, in turn), `loader` (images/s of the loader alone).
 Every figure is printed with the machine it was measured on.
 """
 
@@ -161,12 +162,111 @@ def start() -> None:
         print(f"start: {what}: {min(times):.3f} s")
 
 
+TRAIN_SIZE, TRAIN_BATCH = (360, 480), 8
+
+
+def training_set(root: Path, pictures: int = 32) -> str:
+    """A set of parts of the bundled street, masks by `street-small`; its KIND:PATH."""
+    for name in ("images", "masks"):
+        (root / name).mkdir(parents=True)
+    photo = Image.open(PHOTO).convert("RGB").resize((1440, 1080), Image.Resampling.LANCZOS)
+    with espy.load("street-small", threads=2) as model:
+        mask = Image.fromarray(model(photo).mask % 11)
+    rng = np.random.default_rng(0)
+    for index in range(pictures):
+        x, y = int(rng.integers(0, 960)), int(rng.integers(0, 720))
+        box = (x, y, x + 480, y + 360)
+        photo.crop(box).save(root / "images" / f"{index:03}.jpg", quality=95)
+        mask.crop(box).save(root / "masks" / f"{index:03}.png")
+    (root / "classes.txt").write_text("".join(f"class {k}\n" for k in range(11)))
+    return f"folder:{root}"
+
+
+def training(rounds: int = 3, steps: int = 2) -> None:
+    """Images/s of the loop's steps, pictures varied and averaged weights kept, over those of a plain loop.
+
+    The plain one is eager float32 [N, C, H, W] with its batch ready, cross-entropy and AdamW. ESPNetv2 s = 2.0, 11 classes.
+    """
+    import torch
+
+    from espy.data.loader import Order, batches
+    from espy.learn.loop import Loop, make_fabric, resolve
+    from espy.learn.recipe import from_dict
+    from espy.learn.sets import open_sets
+    from espy.learn.watch import Watch
+
+    with tempfile.TemporaryDirectory() as place:
+        network = {"network": "espnetv2", "width": 2.0}
+        data = {"set": training_set(Path(place)), "size": list(TRAIN_SIZE), "multiple": 1}
+        recipe = from_dict({"network": network, "data": data, "train": {"batch": TRAIN_BATCH}})
+        sets = open_sets(recipe.data)
+        recipe = resolve(recipe, sets)
+        loop = Loop(recipe, sets, make_fabric(recipe), None, Watch())
+        loop.samples.keep()
+        source = batches(loop.samples, Order(len(sets.train), TRAIN_BATCH, 0, 0, (1 + rounds) * steps), workers=0)
+
+        def ours() -> None:
+            for _ in range(steps):
+                loop.step([next(source)])
+                loop.state.step += 1
+
+        plain_network = espy.build({**network, "classes": 11})
+        optimiser = torch.optim.AdamW(plain_network.parameters(), lr=1e-3)
+        images = torch.randn(TRAIN_BATCH, 3, *TRAIN_SIZE)
+        truth = torch.randint(0, 11, (TRAIN_BATCH, *TRAIN_SIZE))
+
+        def plain() -> None:
+            for _ in range(steps):
+                torch.nn.functional.cross_entropy(plain_network(images), truth).backward()  # type: ignore[no-untyped-call]
+                optimiser.step()
+                optimiser.zero_grad()
+
+        def rate(run: Callable[[], None]) -> float:
+            start = time.perf_counter()
+            run()
+            return steps * TRAIN_BATCH / (time.perf_counter() - start)
+
+        ours(), plain()
+        pairs = [(rate(plain), rate(ours)) for _ in range(rounds)]
+        for one, two in pairs:
+            print(f"training: plain {one:.2f} images/s, espy {two:.2f}, ratio {two / one:.2f}")
+        print(
+            f"training: height {TRAIN_SIZE[0]}, width {TRAIN_SIZE[1]}, batch {TRAIN_BATCH}, torch {torch.__version__}, "
+            f"{torch.get_num_threads()} threads, {loop.fabric._precision.precision}: median ratio "
+            f"{statistics.median(two / one for one, two in pairs):.2f}"
+        )
+
+
+def loader(rounds: int = 5, count: int = 96) -> None:
+    """Images/s of the loader alone, decoded set in memory, everything varied, without and with two processes."""
+    from espy.data.augment import Augment
+    from espy.data.kinds import open_set
+    from espy.data.loader import Order, Samples, batches
+
+    with tempfile.TemporaryDirectory() as place:
+        choices = Augment(rotate=5, hue=10)
+        samples = Samples(open_set(training_set(Path(place)), "train"), TRAIN_SIZE, choices, 0)
+        samples.keep()
+        for workers in (0, 2):
+            best = 0.0
+            for _ in range(rounds):
+                order = Order(len(samples), TRAIN_BATCH, 0, 0, count // TRAIN_BATCH)
+                start = time.perf_counter()
+                done = sum(len(batch.indices) for batch in batches(samples, order, workers=workers))
+                best = max(best, done / (time.perf_counter() - start))
+            print(
+                f"loader: height {TRAIN_SIZE[0]}, width {TRAIN_SIZE[1]}, {workers} workers: {best:.0f} images/s, best of {rounds}"
+            )
+
+
 MEASURES: dict[str, Callable[[], None]] = {
     "start": start,
     "prepare": prepare,
     "folder": folder,
     "memory": memory,
     "tiles": tiles,
+    "training": training,
+    "loader": loader,
 }
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ MAY = {
     "nn": {"base", "nn"},
     "data": {"base", "picture", "data"},
     "learn": {"base", "picture", "measure", "run", "nn", "data", "evaluation", "learn"},
-    "ship": {"base", "picture", "nn", "run", "ship"},
+    "ship": {"base", "picture", "nn", "run", "learn", "ship"},
     "evaluation": {"base", "picture", "measure", "run", "data", "evaluation"},
     "cli": {"base", "picture", "measure", "run", "nn", "data", "learn", "ship", "evaluation", "cli"},
 }

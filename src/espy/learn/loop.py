@@ -341,7 +341,7 @@ class Loop:
             "rate": self.optimiser.param_groups[0]["lr"], "images_s": round(images_s, 3),
         }  # fmt: skip
         state.loss_sum = 0.0
-        last = epoch == self.recipe.train.epochs
+        last, found = epoch == self.recipe.train.epochs, None
         if self.kept is not None and self.sets.validate is not None and (epoch % validate.every == 0 or last):
             found = self.validate()
             line |= {name: round(getattr(found, name), 6) for name in ("miou", "pixel_accuracy", "class_accuracy")}
@@ -357,7 +357,7 @@ class Loop:
             self._write_weights(self.kept.best, epoch, None)
         if self.kept is not None:
             if last:
-                self._write_weights(self.kept.last, epoch, None)
+                self._write_weights(self.kept.last, epoch, found)
             self.kept.add(line)
         self.fabric.barrier()
 

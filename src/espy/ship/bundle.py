@@ -1,4 +1,7 @@
-"""Make the bundled models from the published weights: `python -m espy.ship.bundle WEIGHTS_FOLDER`."""
+"""Make the bundled models: `python -m espy.ship.bundle [WEIGHTS_FOLDER] [RUN_FOLDER...]`.
+
+From the published weights, and from runs of the recipes in recipes/ (a run's folder is called as its recipe).
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,16 @@ import json
 import sys
 from pathlib import Path
 
+import msgspec
+import numpy as np
+from torch import nn
+
 from espy.bundle import FOLDER, NAMES
-from espy.header import describe_sizes, write_safetensors
+from espy.header import Card, Header, Metric, describe_sizes, read_safetensors, write_safetensors
+from espy.learn.recipe import read_recipe
+from espy.nn.build import with_weights
 from espy.nn.count import macs, parameters
-from espy.published import Published, load_published
+from espy.published import load_published
 from espy.run.predictor import load
 from espy.ship.onnx import export
 
@@ -19,29 +28,59 @@ SOURCES = {
     "street-small": "espnetv2_seg_s0.5_city_1024x512.pth",
     "objects": "espnetv2_seg_s2.0_pascal_384x384.pth",
 }
+RECIPES = Path(__file__).resolve().parents[3] / "recipes"
 PHOTOS = {"street": ("street_city.jpg", "china.jpg"), "objects": ("dog.jpg", "person.jpg")}
 """What the demonstration shows; the shares to expect are those of the torch engine."""
 
 LIMITS = {
     "Cityscapes": "Knows streets of central European cities by day and in fair weather, seen from a car. Elsewhere (night, rain, "
     "indoors, from above) it still names one of its classes for every pixel. It never predicts `background`.",
+    "CamVid": "Knows streets of Cambridge seen from a car, by day, a little of dusk; other cities and cameras less well. Trained on 367 "
+    "pictures of three drives, and measured on a few seconds of one of them: elsewhere expect less. Every pixel gets one of its classes.",
     "Pascal VOC": "Knows 20 kinds of things in everyday photos and calls everything else background. Small or crowded things "
     "are often missed; it does not tell one person from the next.",
 }
 
 
-def make(weights: Path) -> None:
-    """Write NAME.safetensors, NAME.onnx and NAME.md of every bundled model."""
+def make_published(weights: Path) -> None:
+    """Write the models of SOURCES, and the shares that the demonstration should find."""
     for name, file in SOURCES.items():
         published = load_published(weights / file)
-        write_safetensors(FOLDER / f"{name}.safetensors", published.header, published.arrays, force=True)
-        report = export(FOLDER / f"{name}.safetensors", path=FOLDER / f"{name}.onnx", force=True)
-        (FOLDER / f"{name}.md").write_text(card(name, published), encoding="utf-8")
-        print(
-            f"{name}: {report.bytes / 1e6:.2f} MB, equal mask pixels {report.mask_equal:.4%}, "
-            f"largest difference of a logit {report.score_error:.1e} on {report.pictures} pictures"
+        origin = (
+            f"The weights are those of EdgeNets (`{file.replace('seg_s', 's_')}`), unchanged but for values below 1e-30, which "
+            "are set to zero.\nTheir MIT licence stands in `NOTICE.md` beside this file."
         )
+        write(name, published.header, published.arrays, origin)
     (FOLDER / "photos" / "expected.json").write_text(json.dumps(expected(), indent=1) + "\n", encoding="utf-8")
+
+
+def make_trained(run: Path) -> None:
+    """Write the model of a run's last weights, with the card of its recipe; the metric is the last epoch's."""
+    recipe = read_recipe(RECIPES / f"{run.name}.toml")
+    header, arrays = read_safetensors(run / "last.safetensors")
+    last = json.loads((run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    size = header.preprocess.size
+    protocol = (
+        f"last of {last['epoch']} epochs, pictures seen at height {size[0]}, width {size[1]}, void ignored, one scale"
+    )
+    metric = Metric("mIoU", round(100 * last["miou"], 2), f"{recipe.card.data} {recipe.data.validate}", protocol)
+    card = Card(recipe.card.title, recipe.card.data, recipe.card.terms, (metric,))
+    origin = (
+        f"Trained by `recipes/{run.name}.toml`; the log is `docs/results/{run.name}.jsonl`, the figures with their spread are in "
+        "`docs/accuracy.md`."
+    )
+    write(run.name, msgspec.structs.replace(header, card=card), arrays, origin)
+
+
+def write(name: str, header: Header, arrays: dict[str, np.ndarray], origin: str) -> None:
+    """NAME.safetensors, NAME.onnx and NAME.md."""
+    write_safetensors(FOLDER / f"{name}.safetensors", header, arrays, force=True)
+    report = export(FOLDER / f"{name}.safetensors", path=FOLDER / f"{name}.onnx", force=True)
+    (FOLDER / f"{name}.md").write_text(card(name, header, with_weights(header.spec, arrays), origin), encoding="utf-8")
+    print(
+        f"{name}: {report.bytes / 1e6:.2f} MB, equal mask pixels {report.mask_equal:.4%}, "
+        f"largest difference of a logit {report.score_error:.1e} on {report.pictures} pictures"
+    )
 
 
 def expected() -> dict[str, dict[str, dict[str, float]]]:
@@ -54,34 +93,37 @@ def expected() -> dict[str, dict[str, dict[str, float]]]:
     return shares
 
 
-def card(name: str, published: Published) -> str:
+def card(name: str, header: Header, network: nn.Module, origin: str) -> str:
     """The card of a model, Markdown."""
-    size = published.preprocess.size
-    network, header = published.network, published.header
-    metric = published.card.metrics[0]
-    classes = ", ".join(label.name for label in published.labels)
+    size, preprocess, metric = header.preprocess.size, header.preprocess, header.card.metrics[0]
+    classes = ", ".join(label.name for label in header.labels)
     return f"""# {name}
 
-{NAMES[name].capitalize()}.
+{NAMES[name][0].upper() + NAMES[name][1:]}.
 
 | | |
 |---|---|
-| network | {published.card.title}: {parameters(network):,} parameters, {macs(network, size) / 1e9:.2f} billion multiply-accumulates at height {size[0]}, width {size[1]} |
+| network | {header.card.title}: {parameters(network):,} parameters, {macs(network, size) / 1e9:.2f} billion multiply-accumulates at height {size[0]}, width {size[1]} |
 | classes | {classes} |
-| trained on | {published.card.data} |
+| trained on | {header.card.data} |
 | accuracy | {metric.value} % {metric.name} on {metric.set} ({metric.protocol}) |
-| input | RGB, resized to height {size[0]}, width {size[1]} (bilinear, smoothed when shrinking, whatever the aspect), v / 255, mean {published.preprocess.mean}, standard deviation {published.preprocess.std} |
+| input | RGB, resized to height {size[0]}, width {size[1]} (bilinear, smoothed when shrinking, whatever the aspect), v / 255, mean {preprocess.mean}, standard deviation {preprocess.std} |
 | sizes | {describe_sizes(header.sizes)} |
 | precision | float32 |
 
-**Limits.** {LIMITS[published.card.data]}
+**Limits.** {LIMITS[header.card.data]}
 
-**Terms.** {published.card.terms}
+**Terms.** {header.card.terms}
 
-The weights are those of EdgeNets (`{SOURCES[name].replace("seg_s", "s_")}`), unchanged but for values below 1e-30, which are set to zero.
-Their MIT licence stands in `NOTICE.md` beside this file.
+{origin}
 """
 
 
+def main(folders: list[str]) -> None:
+    """Make what the folders hold: runs have a metrics.jsonl, weights have not."""
+    for folder in map(Path, folders):
+        (make_trained if (folder / "metrics.jsonl").is_file() else make_published)(folder)
+
+
 if __name__ == "__main__":
-    make(Path(sys.argv[1]))
+    main(sys.argv[1:])
