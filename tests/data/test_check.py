@@ -15,6 +15,8 @@ from PIL import Image
 
 from espy.data.check import check
 from espy.data.findings import DIAGNOSES, MOST_VALUES, Fault, gather
+from espy.data.kinds import open_set
+from espy.errors import DataError
 from espy.labels import CITYSCAPES
 from samples import SHARED, needs, noise, scene
 from trees import counts, folder, mask, save
@@ -173,6 +175,98 @@ def test_faults_planted_together_are_all_found_and_no_others(tmp_path_factory, f
     assert found(report) == planted
     assert not report.ok
     well_said(report)
+
+
+# Files in no pair
+
+
+@given(spoil=st.sampled_from(FILES_OF_P1[1:]))
+@settings(deadline=None)
+def test_a_mask_without_a_picture_is_read_as_a_mask_all_the_same(tmp_path_factory, spoil):
+    """So that bringing the picture shows nothing new."""
+    root = tmp_path_factory.mktemp("set")
+    folder(root, pairs=8)
+    planted = spoil(root)
+    (root / "images" / "p1.jpg").rename(root / "p1.jpg")
+    alone = check(f"folder:{root}")
+    assert found(alone) == planted | {("image_missing", "masks/p1.png")}
+    well_said(alone)
+    (root / "p1.jpg").rename(root / "images" / "p1.jpg")
+    assert found(check(f"folder:{root}")) == planted
+
+
+def test_a_picture_without_a_mask_is_decoded_all_the_same(tmp_path):
+    truth = folder(tmp_path)
+    planted = spoil_picture_file(tmp_path)
+    (tmp_path / "masks" / "p2.png").unlink()
+    report = check(f"folder:{tmp_path}")
+    assert found(report) == planted | {("mask_missing", "images/p2.jpg")}
+    assert report.pixels == counts(truth[f"p{k}"] for k in (0, 1, 3))
+    assert report.sizes == {(24, 32): 3}
+
+
+def test_of_files_with_one_name_each_is_read(tmp_path):
+    """Whichever is kept, its faults are known, and so are those of the partner that had to choose."""
+    folder(tmp_path)
+    (tmp_path / "masks" / "p1.bmp").write_bytes(b"BM")
+    save(tmp_path / "images" / "p2.webp", scene(24, 32))
+    save(tmp_path / "masks" / "p2.png", mask(values=(0, 1, 7)))
+    assert found(check(f"folder:{tmp_path}")) == {
+        ("stem_twice", "masks/p1.png"), ("stem_twice", "masks/p1.bmp"), ("unreadable", "masks/p1.bmp"),
+        ("stem_twice", "images/p2.jpg"), ("stem_twice", "images/p2.webp"), ("value_out_of_range", "masks/p2.png"),
+    }  # fmt: skip
+
+
+def test_masks_whose_names_fit_no_picture_are_judged_together(tmp_path):
+    for values, classes, diagnosis in (((0, 255), "a\nb\n", "binary_0_255"), ((1, 2), "a\nb\n", "value_out_of_range")):
+        folder(tmp_path, classes=classes, values=values)
+        for path in sorted((tmp_path / "masks").iterdir()):
+            path.rename(path.with_name(f"{path.stem}_mask.png"))
+        report = check(f"folder:{tmp_path}")
+        assert [finding.diagnosis for finding in report.findings] == ["mask_missing", diagnosis]
+        assert all(len(finding.files) == 4 for finding in report.findings)
+        shutil.rmtree(tmp_path)
+
+
+def test_a_mask_without_a_picture_does_not_hide_what_the_pairs_show(tmp_path):
+    folder(tmp_path, classes="a\nb\nc\n", values=(0, 255))
+    save(tmp_path / "masks" / "stray.png", mask(values=(0, 1, 2)))
+    diagnoses = {diagnosis for diagnosis, _ in found(check(f"folder:{tmp_path}"))}
+    assert diagnoses == {"image_missing", "binary_0_255"}
+
+
+def test_a_mask_without_a_picture_names_no_classes_where_masks_do(tmp_path):
+    truth = folder(tmp_path, classes=None)
+    save(tmp_path / "masks" / "stray.png", mask(values=(0, 5)))
+    save(tmp_path / "masks" / "grey.png", np.arange(24 * 32).reshape(24, 32).astype(np.uint8))
+    report = check(f"folder:{tmp_path}")
+    assert found(report) == {
+        ("image_missing", "masks/stray.png"), ("image_missing", "masks/grey.png"),
+        ("value_out_of_range", "masks/grey.png"),
+    }  # fmt: skip
+    assert len(report.data.labels) == 3
+    assert report.pixels == counts(truth.values())
+
+
+def test_what_is_above_the_limit_of_pixels_is_to_be_shrunk(tmp_path):
+    folder(tmp_path)
+    large = Image.new("1", (10000, 10001))
+    save(tmp_path / "images" / "p1.png", large)
+    (tmp_path / "images" / "p1.jpg").unlink()
+    save(tmp_path / "masks" / "p1.png", large)
+    data = open_set(f"folder:{tmp_path}")
+    (finding,) = check(data).findings
+    assert (finding.diagnosis, set(finding.files)) == ("unreadable", {"images/p1.png", "masks/p1.png"})
+    assert "above the limit of 100 megapixels: 10000x10001" in finding.message
+    index = next(k for k, item in enumerate(data.items) if item.picture.stem == "p1")
+    with pytest.raises(DataError) as caught:
+        data.read(index)
+    for said in (finding.cure, str(caught.value)):
+        assert "shrink picture and mask alike" in said
+        assert "--max-pixels" not in said  # which only `predict` has
+
+
+# Together
 
 
 def test_hidden_files_and_notes_are_passed_over(tmp_path):
@@ -360,11 +454,13 @@ def test_findings_hold_the_same_fault_of_all_files_together():
     assert [f.message for f in findings] == ["a and 1 more: cut", "x and 1 more: holds 7, 9", "m: void"]
 
 
-def test_each_pair_is_announced_once(tmp_path):
+def test_each_pair_is_announced_once_and_so_are_files_in_none(tmp_path):
     folder(tmp_path, pairs=6)
+    (tmp_path / "masks" / "p2.png").unlink()
+    (tmp_path / "images" / "p4.jpg").unlink()
     names = []
     check(f"folder:{tmp_path}", advance=names.append)
-    assert names == [f"p{k}.jpg" for k in range(6)]
+    assert names == ["p0.jpg", "p1.jpg", "p3.jpg", "p5.jpg", "p2.jpg", "p4.png"]
 
 
 def test_checking_needs_no_torch():

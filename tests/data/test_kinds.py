@@ -224,6 +224,19 @@ def test_faults_of_a_list_are_findings_and_a_line_that_is_none_is_an_error(tmp_p
         ("mask_missing", ("train/train0.png",)), ("image_missing", ("trainannot/train1.png",)),
         ("stem_twice", ("train/train2.png",)), ("empty_set", ("val.txt",)),
     }  # fmt: skip
+    lines = [
+        "train/train0.png trainannot/none.png",
+        "train/none.png trainannot/train1.png",
+        "train/no.png trainannot/no.png",
+    ]
+    (tmp_path / "train.txt").write_text("\n".join(lines))
+    (tmp_path / "train" / "train0.png").write_bytes(b"")
+    save(tmp_path / "trainannot" / "train1.png", mask(values=(0, 11, 12)))
+    assert {(f.diagnosis, f.files) for f in check(f"camvid:{tmp_path}", split="train").findings} == {
+        ("mask_missing", ("train/train0.png",)), ("unreadable", ("train/train0.png",)),
+        ("image_missing", ("trainannot/train1.png",)), ("value_out_of_range", ("trainannot/train1.png",)),
+        ("image_missing", ("train.txt",)),
+    }  # fmt: skip
     (tmp_path / "train.txt").write_text("train/train0.png\n")
     assert "train.txt, line 1" in refusal(f"camvid:{tmp_path}")
 
@@ -292,6 +305,19 @@ def test_cityscapes_names_what_has_no_partner_and_ids_that_are_none(tmp_path):
     }
 
 
+def test_cityscapes_masks_without_a_picture_are_read_as_the_ids_that_they_hold(tmp_path):
+    cityscapes(tmp_path)
+    pictures, masks = (tmp_path / part / "train" / "aachen" for part in ("leftImg8bit", "gtFine"))
+    for k in range(2):
+        (pictures / f"aachen_00000{k}_000019_leftImg8bit.png").unlink()
+    (masks / "aachen_000001_000019_gtFine_labelIds.png").unlink()
+    save(masks / "aachen_000001_000019_gtFine_labelTrainIds.png", mask(values=(18, 33)))
+    found = {f.diagnosis: (f.files, f.values) for f in check(f"cityscapes:{tmp_path}").findings}
+    lone = tuple(f"gtFine/train/aachen/aachen_00000{name}.png" for name in
+                 ("0_000019_gtFine_labelIds", "1_000019_gtFine_labelTrainIds"))  # fmt: skip
+    assert found == {"image_missing": (lone, ()), "value_out_of_range": (lone[1:], (33,))}
+
+
 def test_label_ids_in_files_of_train_ids_are_recognised(tmp_path):
     cityscapes(tmp_path, ids=False, train_ids=True)
     path = tmp_path / "gtFine" / "val" / "lindau" / "lindau_000000_000019_gtFine_labelTrainIds.png"
@@ -337,13 +363,17 @@ def test_voc_is_paired_by_its_lists_and_its_border_is_void(tmp_path):
 def test_voc_names_listed_files_that_are_not_there(tmp_path):
     voc(tmp_path)
     (tmp_path / "SegmentationClass" / "2007_2.png").unlink()
+    (tmp_path / "JPEGImages" / "2007_2.jpg").write_bytes(b"")
     (tmp_path / "JPEGImages" / "2007_1.jpg").unlink()
+    save(tmp_path / "SegmentationClass" / "2007_1.png", mask(values=(0, 21)))
+    (tmp_path / "JPEGImages" / "boxes_only.jpg").write_bytes(b"")  # in no list
     with (tmp_path / "ImageSets" / "Segmentation" / "val.txt").open("a") as file:
         file.write("2007_99\n")
     found = {(f.diagnosis, f.files) for f in check(f"voc:{tmp_path}").findings}
     assert found == {
         ("mask_missing", ("JPEGImages/2007_2.jpg",)), ("image_missing", ("SegmentationClass/2007_1.png",)),
-        ("image_missing", ("ImageSets/Segmentation/val.txt",)),
+        ("image_missing", ("ImageSets/Segmentation/val.txt",)), ("unreadable", ("JPEGImages/2007_2.jpg",)),
+        ("value_out_of_range", ("SegmentationClass/2007_1.png",)),
     }  # fmt: skip
 
 

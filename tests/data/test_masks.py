@@ -12,7 +12,7 @@ from PIL import Image
 
 from espy.data.cityscapes import LABEL_IDS
 from espy.data.findings import DIAGNOSES
-from espy.data.masks import Coding, MaskError, read_mask
+from espy.data.masks import Coding, FileError, read_mask
 from espy.labels import CITYSCAPES
 from trees import mask, save
 
@@ -21,7 +21,7 @@ MASK = mask()
 
 
 def fault_of(path, coding=THREE):
-    with pytest.raises(MaskError) as caught:
+    with pytest.raises(FileError) as caught:
         read_mask(path, coding)
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)

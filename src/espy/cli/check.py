@@ -35,7 +35,7 @@ def command(data: str, split: str | None, as_json: bool) -> int:
 
     start = time.perf_counter()
     opened = open_set(data, split)
-    with text.bar(len(opened)) as advance:
+    with text.bar(len(opened) + len(opened.lone)) as advance:
         report = check(opened, advance=advance)
     text.say(f"{data}: read in {time.perf_counter() - start:.1f} s")
     if as_json:

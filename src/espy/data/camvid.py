@@ -6,7 +6,7 @@ from pathlib import Path
 
 from espy.data.findings import Fault, gather
 from espy.data.masks import VOID, Coding
-from espy.data.sets import Dataset, Files, Item, choose, empty, missing, pair, read_lines, relative
+from espy.data.sets import Dataset, Files, Item, Lone, Paired, choose, empty, missing, pair, read_lines, relative
 from espy.errors import DataError
 from espy.labels import CAMVID
 
@@ -24,44 +24,55 @@ def open_camvid(root: Path, split: str | None = None) -> Dataset:
     if not known:
         raise missing(root, "no train/ and trainannot/ in it")
     items: list[Item] = []
+    lone: list[Lone] = []
     rows: list[tuple[Fault, str]] = []
     for name in choose(split, known, root):
         listed = root / f"{name}.txt"
         if listed.is_file():
-            pairs, faults = _listed(listed, root)
+            found = _listed(listed, root)
         else:
-            by_stem, faults = pair(Files.below(root / name), Files.below(root / f"{name}annot"), root)
-            pairs = list(by_stem.values())
-        rows += faults
-        items += [Item(picture, mask, name, CODING) for picture, mask in pairs]
-    return Dataset("camvid", root, LABELS, tuple(items), gather(rows))
+            found = pair(Files.below(root / name), Files.below(root / f"{name}annot"), root)
+        rows += found.rows
+        lone += found.lone(lambda mask: CODING)
+        items += [Item(picture, mask, name, CODING) for picture, mask in found.pairs.values()]
+    return Dataset("camvid", root, LABELS, tuple(items), gather(rows), tuple(lone))
 
 
-def _listed(path: Path, root: Path) -> tuple[list[tuple[Path, Path]], list[tuple[Fault, str]]]:
+def _listed(path: Path, root: Path) -> Paired:
     lines = read_lines(path)
     if not lines:
-        return [], empty(path, root)
-    pairs: dict[Path, Path] = {}
+        return Paired({}, (), (), empty(path, root))
+    pairs: dict[str, tuple[Path, Path]] = {}
+    pictures: list[Path] = []
+    masks: list[Path] = []
     rows: list[tuple[Fault, str]] = []
     for number, line in enumerate(lines, 1):
         fields = line.split("\t") if "\t" in line else line.split()
         if len(fields) != 2:
             raise DataError(f"{path}, line {number}: {line!r} is not a picture and a mask: write one pair a line")
         picture, mask = (_find(field.strip(), root) for field in fields)
-        if not mask.is_file():
+        there = picture.is_file(), mask.is_file()
+        if there == (False, False):
+            fault = Fault(
+                "image_missing", "names what has neither picture nor mask", "add both, or drop the line", detail=line
+            )
+            rows.append((fault, relative(path, root)))
+        elif there == (True, False):
+            pictures.append(picture)
             fault = Fault(
                 "mask_missing", f"{path.name} names a mask that is not there", "add the mask, or drop the line"
             )
             rows.append((fault, relative(picture, root)))
-        elif not picture.is_file():
+        elif there == (False, True):
+            masks.append(mask)
             what = f"{path.name} names a picture for it that is not there"
             rows.append((Fault("image_missing", what, "add the picture, or drop the line"), relative(mask, root)))
-        elif picture in pairs:
+        elif str(picture) in pairs:
             what = f"stands in {path.name} more than once"
             rows.append((Fault("stem_twice", what, "keep one line"), relative(picture, root)))
         else:
-            pairs[picture] = mask
-    return list(pairs.items()), rows
+            pairs[str(picture)] = picture, mask
+    return Paired(pairs, tuple(pictures), tuple(masks), rows)
 
 
 def _find(name: str, root: Path) -> Path:

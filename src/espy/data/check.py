@@ -1,4 +1,4 @@
-"""All that is wrong with a set, in one report: every picture and mask is read once, by several threads."""
+"""All that is wrong with a set, in one report: every picture and mask, paired or not, is read once, by several threads."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from espy.data.cityscapes import LABEL_IDS, MOST_ID
 from espy.data.findings import Fault, Finding, gather
 from espy.data.kinds import open_set
-from espy.data.masks import VOID, MaskError, count, mask_size, read_mask, unreadable
-from espy.data.sets import Dataset, Item, relative, size_words
-from espy.errors import PictureError
+from espy.data.masks import VOID, Coding, FileError, count, mask_size, read_mask, read_picture
+from espy.data.sets import Dataset, Item, Lone, relative, size_words
 from espy.labels import CAMVID, CITYSCAPES, VOC, Label
-from espy.picture.read import orientation, read, stored
+from espy.picture.read import orientation, stored
 
 MOST_IN_ONE = 100  # classes in one mask, where nobody named them; ADE20K, with 150, has about 50 at most
 THREADS = min(8, os.cpu_count() or 1)
@@ -26,8 +26,8 @@ THREADS = min(8, os.cpu_count() or 1)
 class Report:
     """What a check found.
 
-    `pixels`: mask value -> how often it occurs over all masks that could be read, 255 for void. `sizes`: (height, width)
-    of the upright pictures -> how many. `findings`: faults first.
+    `pixels`: mask value -> how often it occurs over all masks of pairs that could be read, 255 for void. `sizes`: (height,
+    width) of their upright pictures -> how many. `findings`: faults first.
     """
 
     data: Dataset
@@ -52,21 +52,26 @@ class Report:
 
 @dataclass(frozen=True)
 class _Looked:
-    """One pair: what is wrong, its picture's size, and how often each value occurs in its mask."""
+    """A pair or a file in none: what is wrong, its picture's size, and how often each value occurs in its mask."""
 
-    item: Item
+    of: Item | Lone
     rows: tuple[tuple[Fault, str], ...]
     size: tuple[int, int] | None = None
     counts: tuple[int, ...] | None = None
+
+    @property
+    def mask(self) -> Path:
+        """The file that `counts` is of."""
+        return self.of.mask if isinstance(self.of, Item) else self.of.path
 
 
 def check(
     data: Dataset | str, *, split: str | None = None, advance: Callable[[str], None] = lambda name: None
 ) -> Report:
-    """Read every pair of a set (or of `KIND:PATH`) and report all that is wrong with it.
+    """Read every pair of a set (or of `KIND:PATH`), and every file in no pair, and report all that is wrong with them.
 
-    `advance` is called with each picture's name when the pair is done. Raises DataError where there is no set to look at;
-    all that is wrong within a set is a finding.
+    `advance` is called with a picture's name when its pair is done, and with that of a file in none. Raises DataError where
+    there is no set to look at; all that is wrong within a set is a finding.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -74,53 +79,71 @@ def check(
     ...     for name in ("images", "masks"):
     ...         Path(root, name).mkdir()
     ...     _ = Path(root, "images", "a.jpg").write_bytes(b"")
-    ...     print(check(f"folder:{root}").findings[0].message)
+    ...     for finding in check(f"folder:{root}").findings:
+    ...         print(finding.message)
     images/a.jpg: no mask of this name in masks/
+    images/a.jpg: an empty file
     """
     opened = open_set(data, split) if isinstance(data, str) else data.only(split)
     looked: list[_Looked] = []
     with ThreadPoolExecutor(THREADS, thread_name_prefix="espy-check") as pool:
-        for one in pool.map(lambda item: _look(item, opened), opened.items):
+        for one in pool.map(lambda of: _look(of, opened.root), (*opened.items, *opened.lone)):
             looked.append(one)
-            advance(one.item.picture.name)
+            advance((one.of.picture if isinstance(one.of, Item) else one.of.path).name)
     rows = [row for one in looked for row in one.rows]
-    rows = _explained(rows, opened) + list(_of_the_whole(opened, looked, rows))
+    rows = _explained(rows, opened, looked) + list(_of_the_whole(opened, looked, rows))
     findings = opened.findings + gather(rows)
     if not opened.items and not findings:
         findings = gather([(Fault("empty_set", "no pictures with masks", "see docs/data.md for the layouts"), ".")])
-    totals = _totals(looked)
-    sizes = Counter(one.size for one in looked if one.size)
+    paired = [one for one in looked if isinstance(one.of, Item)]
+    totals = _totals(paired)
+    sizes = Counter(one.size for one in paired if one.size)
     return Report(
         opened, {value: n for value, n in enumerate(totals) if n}, dict(sizes.most_common()),
         tuple(sorted(findings, key=lambda finding: finding.severity != "fault")),
     )  # fmt: skip
 
 
-# One pair
+# One pair, or one file
 
 
-def _look(item: Item, data: Dataset) -> _Looked:
-    rows: list[tuple[Fault, str]] = []
-    picture, mask = relative(item.picture, data.root), relative(item.mask, data.root)
-    size = shape = counts = None
+def _look(of: Item | Lone, root: Path) -> _Looked:
+    def rows(faults: list[Fault], path: Path) -> tuple[tuple[Fault, str], ...]:
+        return tuple((fault, relative(path, root)) for fault in faults)
+
+    if isinstance(of, Item):
+        of_picture, size = _picture(of.picture)
+        of_mask, shape, counts = _mask(of.mask, of.coding)
+        if size and shape and size != shape:
+            of_mask.append(_sizes_differ(size, shape, of))
+        return _Looked(of, rows(of_picture, of.picture) + rows(of_mask, of.mask), size, counts)
+    if of.coding is None:
+        return _Looked(of, rows(_picture(of.path)[0], of.path))
+    faults, _, counts = _mask(of.path, of.coding)
+    return _Looked(of, rows(faults, of.path), counts=counts)
+
+
+def _picture(path: Path) -> tuple[list[Fault], tuple[int, int] | None]:
+    """What is wrong with a picture, and its upright (height, width)."""
     try:
-        size = read(item.picture).size
-    except PictureError as error:
-        rows.append((unreadable(error, item.picture), picture))
+        image = read_picture(path)
+    except FileError as error:
+        return [error.fault], None
+    return [], (image.height, image.width)
+
+
+def _mask(path: Path, coding: Coding) -> tuple[list[Fault], tuple[int, int] | None, tuple[int, ...] | None]:
+    """What is wrong with a mask, its (height, width), and how often each value occurs."""
     try:
-        read_in = read_mask(item.mask, item.coding)
-    except MaskError as error:
-        rows.append((error.fault, mask))
-        shape = mask_size(item.mask)
-    else:
-        shape = read_in.indices.shape
-        counts = tuple(count(read_in.indices))
-        rows += [(note, mask) for note in read_in.notes]
-        if counts[VOID] == sum(counts):
-            rows.append((Fault("all_void", "all void: no pixel counts", "label it, or leave it", warning=True), mask))
-    if size and shape and size != shape:
-        rows.append((_sizes_differ(size, shape, item), mask))
-    return _Looked(item, tuple(rows), size, counts)
+        mask = read_mask(path, coding)
+    except FileError as error:
+        return [error.fault], mask_size(path), None
+    height, width = mask.indices.shape
+    counts = tuple(count(mask.indices))
+    faults = list(mask.notes)
+    if counts[VOID] == sum(counts):
+        faults.append(Fault("all_void", "all void: no pixel counts", "label it, or leave it", warning=True))
+    return faults, (height, width), counts
 
 
 def _sizes_differ(size: tuple[int, int], shape: tuple[int, ...], item: Item) -> Fault:
@@ -144,11 +167,11 @@ def _totals(looked: list[_Looked]) -> list[int]:
     return [sum(column) for column in zip(*read_in, strict=True)] or [0] * (VOID + 1)
 
 
-def _explained(rows: list[tuple[Fault, str]], data: Dataset) -> list[tuple[Fault, str]]:
+def _explained(rows: list[tuple[Fault, str]], data: Dataset, looked: list[_Looked]) -> list[tuple[Fault, str]]:
     """The rows, with values out of range explained by what all masks hold together."""
     odd = {value for fault, _ in rows if fault.diagnosis == "value_out_of_range" for value in fault.values}
     classes = len(data.labels)
-    as_they_are = all(item.coding != LABEL_IDS for item in data.items)
+    as_they_are = all(one.of.coding != LABEL_IDS for one in looked)
     if odd and as_they_are and max(odd) <= MOST_ID and _same(data.labels, CITYSCAPES):
         what = "holds {values}: Cityscapes' labelIds where train ids 0 to 18 are needed"
         cure = "map them to train ids, use the labelTrainIds files, or open the set as kind cityscapes"
@@ -166,22 +189,22 @@ def _explained(rows: list[tuple[Fault, str]], data: Dataset) -> list[tuple[Fault
 def _of_the_whole(data: Dataset, looked: list[_Looked], rows: list[tuple[Fault, str]]) -> Iterator[tuple[Fault, str]]:
     """What only all masks together show."""
     totals = _totals(looked)
-    if _two_colours(data, totals):
+    if _two_colours([one for one in looked if isinstance(one.of, Item)] or looked):
         what = "holds 0 and 255, and no mask another class: 255 means void, so nothing but class 0 would be learnt"
         for one in looked:
             if one.counts and one.counts[VOID]:
-                yield Fault("binary_0_255", what, "write 1 where 255 stands"), relative(one.item.mask, data.root)
+                yield Fault("binary_0_255", what, "write 1 where 255 stands"), relative(one.mask, data.root)
         return
     for one in _mixed(data, looked, totals):
         what = "holds 0 and 255 and no 1, where other masks hold 0 and 1 and no 255"
         fault = Fault("binary_0_255", what, "write 1 where 255 stands, unless it means void", warning=True)
-        yield fault, relative(one.item.mask, data.root)
+        yield fault, relative(one.mask, data.root)
     for one in looked if data.looked else []:
         values = sum(bool(times) for times in one.counts or ())
         if values > MOST_IN_ONE:
             what = "a picture in grey, not indices, by its many values"
             fault = Fault("value_out_of_range", what, "save class indices, or name the classes in classes.txt")
-            yield replace(fault, detail=f"{values} of them"), relative(one.item.mask, data.root)
+            yield replace(fault, detail=f"{values} of them"), relative(one.mask, data.root)
     misread = any(fault.diagnosis == "value_out_of_range" for fault, _ in rows)
     if misread or not any(totals) or any(_same(data.labels, known) for known in (CITYSCAPES, CAMVID, VOC)):
         return
@@ -202,10 +225,10 @@ def _of_the_whole(data: Dataset, looked: list[_Looked], rows: list[tuple[Fault, 
         yield Fault("class_never_seen", what, cure, unseen, warning=True), where
 
 
-def _two_colours(data: Dataset, totals: list[int]) -> bool:
+def _two_colours(looked: list[_Looked]) -> bool:
     """Whether the masks hold nothing but 0 and 255, both of them, where the values are the indices themselves."""
-    return all(item.coding.classes[:1] == (0,) for item in data.items) and all(
-        bool(times) == (value in (0, VOID)) for value, times in enumerate(totals)
+    return all(one.of.coding.classes[:1] == (0,) for one in looked if one.of.coding) and all(
+        bool(times) == (value in (0, VOID)) for value, times in enumerate(_totals(looked))
     )
 
 

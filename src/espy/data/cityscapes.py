@@ -6,7 +6,7 @@ from pathlib import Path
 
 from espy.data.findings import Fault, gather
 from espy.data.masks import VOID, Coding
-from espy.data.sets import Dataset, Files, Item, choose, missing, pair
+from espy.data.sets import Dataset, Files, Item, Lone, choose, missing, pair
 from espy.labels import CITYSCAPES, CITYSCAPES_IDS
 
 SPLITS = ("train", "val")
@@ -33,13 +33,18 @@ def open_cityscapes(root: Path, split: str | None = None) -> Dataset:
     there = sorted(path.name for path in pictures_in.iterdir() if path.is_dir() and not path.name.startswith("."))
     known = there if split else [name for name in SPLITS if name in there]
     items: list[Item] = []
+    lone: list[Lone] = []
     rows: list[tuple[Fault, str]] = []
     for name in choose(split, known, root):
         pictures = Files.below(pictures_in / name).ending_in("_leftImg8bit")
         every = Files.below(masks_in / name)
         ids, train_ids = every.ending_in("_gtFine_labelIds"), every.ending_in("_gtFine_labelTrainIds")
-        pairs, faults = pair(pictures, Files(every.folder, train_ids.found | ids.found), root)
-        rows += faults
-        for stem, (picture, mask) in pairs.items():
-            items.append(Item(picture, mask, name, LABEL_IDS if stem in ids.found else TRAIN_IDS))
-    return Dataset("cityscapes", root, LABELS, tuple(items), gather(rows))
+        found = pair(pictures, Files(every.folder, train_ids.found | ids.found), root)
+        rows += found.rows
+        lone += found.lone(_coding)
+        items += [Item(picture, mask, name, _coding(mask)) for picture, mask in found.pairs.values()]
+    return Dataset("cityscapes", root, LABELS, tuple(items), gather(rows), tuple(lone))
+
+
+def _coding(mask: Path) -> Coding:
+    return LABEL_IDS if mask.stem.endswith("_labelIds") else TRAIN_IDS

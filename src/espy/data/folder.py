@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from espy.data.findings import Fault, gather
-from espy.data.masks import MOST_CLASSES, VOID, Coding, MaskError, distinct, read_values
-from espy.data.sets import Dataset, Files, Item, choose, missing, pair, read_lines, seeded_split
+from espy.data.masks import MOST_CLASSES, VOID, Coding, FileError, distinct, read_values
+from espy.data.sets import Dataset, Files, Item, Paired, choose, missing, pair, read_lines, seeded_split
 from espy.errors import DataError
 from espy.labels import Label, plain, voc_colour
 
@@ -23,9 +23,10 @@ NAMES = "classes.txt"
 def open_folder(root: Path, split: str | None = None) -> Dataset:
     """A folder of your own: value k of a mask is line k of classes.txt, 255 is void.
 
-    Without classes.txt the masks are looked through: classes are 0 to the highest value but 255. Raises DataError where
-    the folder is not laid out so, or classes.txt cannot be used.
+    Without classes.txt the masks of the pairs are looked through: classes are 0 to the highest value but 255. Raises
+    DataError where the folder is not laid out so, or classes.txt cannot be used.
     """
+    found: list[Paired] = []
     pairs: list[tuple[str, Path, Path]] = []
     rows: list[tuple[Fault, str]] = []
     folders = _folders(root)
@@ -33,20 +34,22 @@ def open_folder(root: Path, split: str | None = None) -> Dataset:
         if not (pictures.is_dir() and masks.is_dir()):
             lacking = masks if pictures.is_dir() else pictures
             raise missing(root, f"no {lacking.relative_to(root).as_posix()}/ in it")
-        found, faults = pair(Files.below(pictures), Files.below(masks), root)
-        rows += faults
-        splits = seeded_split(found) if name is None else dict.fromkeys(found, name)
-        pairs += [(splits[stem], *both) for stem, both in found.items()]
+        found.append(pair(Files.below(pictures), Files.below(masks), root))
+        here = found[-1].pairs
+        rows += found[-1].rows
+        splits = seeded_split(here) if name is None else dict.fromkeys(here, name)
+        pairs += [(splits[stem], *both) for stem, both in here.items()]
     names = root / NAMES
-    if names.is_file():
+    if named := names.is_file():
         labels, faults = _named(names)
         rows += faults
     else:
-        labels = plain(_look(mask for _, _, mask in pairs))
+        labels = plain(_look([mask for _, _, mask in pairs] or [mask for part in found for mask in part.masks]))
     coding = Coding.plain(len(labels))
     items = tuple(Item(picture, mask, name, coding) for name, picture, mask in pairs)
-    listed = NAMES if names.is_file() else None
-    data = Dataset("folder", root, labels, items, gather(rows), listed, looked=listed is None)
+    of_lone = coding if named else Coding.plain(MOST_CLASSES)  # nobody said which classes there are
+    lone = tuple(one for part in found for one in part.lone(lambda mask: of_lone))
+    data = Dataset("folder", root, labels, items, gather(rows), lone, NAMES if named else None, looked=not named)
     if split is not None and items:
         choose(split, [name for name, _, _ in folders if name] or ["train", "val"], root)
         return data.only(split)
@@ -94,7 +97,7 @@ def _look(masks: Iterable[Path]) -> int:
     def highest(path: Path) -> int:
         try:
             values = distinct(read_values(path).values)
-        except MaskError:
+        except FileError:
             return 0
         return max((value for value in values if 0 <= value < VOID), default=0)
 

@@ -1,4 +1,4 @@
-"""Masks from files: uint8 class indices, 255 = void, or a reason why not. Never a guess about what a value means."""
+"""Pictures and masks of a set: uint8 class indices, 255 = void, or a reason why not. Never a guess about what a value means."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 
 from espy.data.findings import MOST_VALUES, Fault
 from espy.errors import DataError, PictureError
-from espy.picture.read import UPRIGHT, orientation, stored
+from espy.picture.read import UPRIGHT, TooLargeError, orientation, read, stored
 
 VOID = 255
 MOST_CLASSES = 255  # 0 to 254
@@ -25,8 +25,8 @@ LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")
 INTEGERS = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # Pillow's modes of one channel beyond 8 bits
 
 
-class MaskError(DataError):
-    """A mask that cannot be used; `fault` says why."""
+class FileError(DataError):
+    """A picture or mask of a set that cannot be used; `fault` says why."""
 
     def __init__(self, path: Path, fault: Fault) -> None:
         super().__init__(f"{path}: {fault.text()}: {fault.cure}")
@@ -76,11 +76,19 @@ class Mask:
     notes: tuple[Fault, ...] = ()
 
 
+def read_picture(path: Path) -> Image.Image:
+    """Read a picture of a set, upright RGB. Raises FileError."""
+    try:
+        return read(path).image
+    except PictureError as error:
+        raise FileError(path, unreadable(error, path)) from None
+
+
 def read_mask(path: Path, coding: Coding) -> Mask:
     """Read a mask.
 
     Grey and palette pictures of 1, 2, 4 and 8 bits hold the index itself. 16-bit, floating-point, opaque alpha and three
-    equal channels are read where nothing is lost, with a note. Turned by its own EXIF, as pictures are. Raises MaskError
+    equal channels are read where nothing is lost, with a note. Turned by its own EXIF, as pictures are. Raises FileError
     for all else.
 
     >>> import tempfile
@@ -91,10 +99,10 @@ def read_mask(path: Path, coding: Coding) -> Mask:
     """
     stored_in = read_values(path)
     if odd := coding.odd(stored_in.values):
-        raise MaskError(path, out_of_range(odd, coding))
+        raise FileError(path, out_of_range(odd, coding))
     if stored_in.greys and stored_in.greys <= {*coding.classes, *coding.void}:
         what = "a palette whose greys are values of classes too, but others than its indices: which are meant?"
-        raise MaskError(
+        raise FileError(
             path, Fault("rgb_mask", what, "save it as 8-bit grey; some programs that shrink PNGs number anew")
         )
     return Mask(coding.indices(stored_in.values), stored_in.notes)
@@ -111,18 +119,18 @@ class Stored:
 
 
 def read_values(path: Path) -> Stored:
-    """The values of a mask file and what had to be put up with. Raises MaskError."""
+    """The values of a mask file and what had to be put up with. Raises FileError."""
     try:
         with stored(path) as image:
             if (fault := _lossy(image, path)) or (fault := _frames(image)):
-                raise MaskError(path, fault)
+                raise FileError(path, fault)
             raw, highest = _samples(image)
             image.load()
             turn = UPRIGHT.get(orientation(image))
             greys = _greys(image) if image.mode == "P" else frozenset()
             values, note = _values(image if turn is None else image.transpose(turn), raw, highest, path)
     except PictureError as error:
-        raise MaskError(path, unreadable(error, path)) from None
+        raise FileError(path, unreadable(error, path)) from None
     return Stored(values, (note,) if note else (), greys)
 
 
@@ -138,6 +146,9 @@ def mask_size(path: Path) -> tuple[int, int] | None:
 
 def unreadable(error: PictureError, path: Path) -> Fault:
     """The fault of a file that `picture.read` refused."""
+    if isinstance(error, TooLargeError):
+        cure = "shrink picture and mask alike (masks by nearest neighbour), or cut both into parts"
+        return Fault("unreadable", f"above the limit of {error.limit / 1e6:g} megapixels", cure, detail=error.size)
     reason = re.sub(r" \(\d+ bytes not processed\)", "", str(error).removeprefix(f"{path}: "))
     return Fault("unreadable", reason, "replace it by a whole copy, or take picture and mask out of the set")
 
@@ -187,7 +198,7 @@ def _values(image: Image.Image, raw: str, highest: int, path: Path) -> tuple[np.
     if image.mode == "F":
         return _whole_numbers(array, path)
     if ";16" in raw:  # Pillow keeps the upper byte alone, and small indices live in the lower one
-        raise MaskError(path, Fault("mask_16bit", "16 bits in each of several channels", _AS_PNG))
+        raise FileError(path, Fault("mask_16bit", "16 bits in each of several channels", _AS_PNG))
     return _one_channel(array, image.mode, path)
 
 
@@ -213,7 +224,7 @@ def _whole_numbers(array: np.ndarray, path: Path) -> tuple[np.ndarray, Fault]:
     if broken.any():
         odd = np.unique(array[broken & np.isfinite(array)])[:MOST_VALUES]
         what = "floating-point values that are no indices" + (": {values}" if odd.size else " (NaN or infinite)")
-        raise MaskError(path, Fault("float_mask", what, _AS_PNG, tuple(odd.tolist())))
+        raise FileError(path, Fault("float_mask", what, _AS_PNG, tuple(odd.tolist())))
     note = Fault("float_mask", "floating-point values, all whole; read as indices", _AS_PNG, warning=True)
     return array.astype(np.int64), note
 
@@ -226,10 +237,10 @@ def _one_channel(array: np.ndarray, mode: str, path: Path) -> tuple[np.ndarray, 
     )
     if not grey:
         cure = "save class indices: replace each colour by the number of its class"
-        raise MaskError(path, Fault("rgb_mask", "colours where class indices are needed", cure))
+        raise FileError(path, Fault("rgb_mask", "colours where class indices are needed", cure))
     if mode in ("LA", "PA", "RGBA") and (array[..., -1] != 255).any():
         what = "partly transparent: what is meant there?"
-        raise MaskError(path, Fault("alpha_mask", what, _AS_PNG))
+        raise FileError(path, Fault("alpha_mask", what, _AS_PNG))
     if mode in ("LA", "PA"):
         return index, Fault("alpha_mask", "an alpha channel, opaque all over; left out", _AS_PNG, warning=True)
     return index, Fault("rgb_mask", "three equal channels; one of them is read as the index", _AS_PNG, warning=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,10 +13,10 @@ import numpy as np
 from PIL import Image
 
 from espy.data.findings import Fault, Finding
-from espy.data.masks import Coding, read_mask
+from espy.data.masks import Coding, read_mask, read_picture
 from espy.errors import DataError
 from espy.labels import Label
-from espy.picture.read import ENDINGS, read
+from espy.picture.read import ENDINGS
 from espy.spec import nearest
 
 VAL_SHARE = 0.2
@@ -37,12 +37,20 @@ class Item:
 
 
 @dataclass(frozen=True)
+class Lone:
+    """A picture or a mask that is in no pair; a check looks at it all the same. `coding` is None for a picture."""
+
+    path: Path
+    coding: Coding | None = None
+
+
+@dataclass(frozen=True)
 class Dataset:
     """A set of pictures with masks.
 
     `labels[k]` is the class of mask value k; void is 255 and no class. `findings`: what was wrong already when files were
-    paired; `espy.data.check.check` says all. `names`: the file that names the classes, None where the kind knows them or
-    they were found by looking (`looked`).
+    paired; `espy.data.check.check` says all. `lone`: files in no pair. `names`: the file that names the classes, None where
+    the kind knows them or they were found by looking (`looked`).
     """
 
     kind: str
@@ -50,6 +58,7 @@ class Dataset:
     labels: tuple[Label, ...]
     items: tuple[Item, ...]
     findings: tuple[Finding, ...] = ()
+    lone: tuple[Lone, ...] = ()
     names: str | None = None
     looked: bool = False
 
@@ -64,10 +73,10 @@ class Dataset:
     def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
         """The picture, upright RGB, and its mask, uint8 [H, W] of the picture's size, 255 void.
 
-        Raises PictureError or DataError for a pair that cannot be used, never gives a wrong one.
+        Raises DataError for a pair that cannot be used, never gives a wrong one.
         """
         item = self.items[index]
-        image = read(item.picture).image
+        image = read_picture(item.picture)
         mask = read_mask(item.mask, item.coding).indices
         if mask.shape != (image.height, image.width):
             raise DataError(
@@ -172,11 +181,35 @@ def read_lines(path: Path) -> list[str]:
 # Pairing
 
 
-def pair(pictures: Files, masks: Files, root: Path) -> tuple[dict[str, tuple[Path, Path]], list[tuple[Fault, str]]]:
-    """Pictures and masks of the same stem, and (fault, file) rows of those that have no partner or several."""
+@dataclass(frozen=True)
+class Paired:
+    """`pairs`: stem → (picture, mask). `pictures`, `masks`: those in no pair; `rows`: why not, as (fault, file)."""
+
+    pairs: dict[str, tuple[Path, Path]]
+    pictures: tuple[Path, ...]
+    masks: tuple[Path, ...]
+    rows: list[tuple[Fault, str]]
+
+    def lone(self, coding: Callable[[Path], Coding]) -> list[Lone]:
+        """Those in no pair, where `coding` says what the values of a mask mean."""
+        return [*(Lone(path) for path in self.pictures), *(Lone(path, coding(path)) for path in self.masks)]
+
+
+def pair(pictures: Files, masks: Files, root: Path) -> Paired:
+    """Pictures and masks of the same stem."""
+    both = {stem: (paths, masks.found[stem]) for stem, paths in pictures.found.items() if stem in masks.found}
+    pairs = {stem: (p[0], m[0]) for stem, (p, m) in both.items() if len(p) == len(m) == 1}
+    lone = [
+        tuple(path for stem, paths in files.found.items() if stem not in pairs for path in paths)
+        for files in (pictures, masks)
+    ]
+    return Paired(pairs, lone[0], lone[1], _unpaired(pictures, masks, root))
+
+
+def _unpaired(pictures: Files, masks: Files, root: Path) -> list[tuple[Fault, str]]:
     rows: list[tuple[Fault, str]] = []
     if not pictures.found:
-        return {}, [(_empty(), relative(pictures.folder, root))]
+        return [(_empty(), relative(pictures.folder, root))]
     for files in (pictures, masks):
         for paths in files.found.values():
             if len(paths) > 1:
@@ -196,8 +229,7 @@ def pair(pictures: Files, masks: Files, root: Path) -> tuple[dict[str, tuple[Pat
         if stem not in explained:
             fault = _lone("image_missing", "picture", folders[pictures.folder], pictures.unread.get(stem), None)
             rows += [(fault, relative(path, root)) for path in masks.found[stem]]
-    both = {stem: (paths, masks.found[stem]) for stem, paths in pictures.found.items() if stem in masks.found}
-    return {stem: (p[0], m[0]) for stem, (p, m) in both.items() if len(p) == len(m) == 1}, rows
+    return rows
 
 
 def _empty() -> Fault:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from espy.data.findings import Fault, gather
 from espy.data.masks import Coding
-from espy.data.sets import Dataset, Files, Item, choose, empty, missing, pair, read_lines, relative
+from espy.data.sets import Dataset, Files, Item, Lone, choose, empty, missing, pair, read_lines, relative
 from espy.labels import VOC
 
 LISTS = Path("ImageSets", "Segmentation")
@@ -26,6 +26,7 @@ def open_voc(root: Path, split: str | None = None) -> Dataset:
     default = [name for name in known if name in ("train", "val")] or ["trainval"]
     pictures, masks = (Files.below(folder) for folder in folders)
     items: list[Item] = []
+    lone: list[Lone] = []
     rows: list[tuple[Fault, str]] = []
     for name in choose(split, known, root) if split else default:
         listed = root / LISTS / f"{name}.txt"
@@ -40,7 +41,8 @@ def open_voc(root: Path, split: str | None = None) -> Dataset:
                 fault = Fault("image_missing", what, "add both, or drop the line", detail=stem)
                 rows.append((fault, relative(listed, root)))
         if there.found or true.found:
-            pairs, faults = pair(there, true, root)
-            rows += faults
-            items += [Item(*pairs[stem], name, CODING) for stem in stems if stem in pairs]
-    return Dataset("voc", root, VOC, tuple(items), gather(rows))
+            found = pair(there, true, root)
+            rows += found.rows
+            lone += found.lone(lambda mask: CODING)
+            items += [Item(*found.pairs[stem], name, CODING) for stem in stems if stem in found.pairs]
+    return Dataset("voc", root, VOC, tuple(items), gather(rows), tuple(lone))

@@ -41,6 +41,16 @@ Source: TypeAlias = "str | Path | bytes | IO[bytes] | Image.Image | np.ndarray"
 _opening = threading.Lock()
 
 
+class TooLargeError(PictureError):
+    """A picture of more pixels than the `limit`; `size` says how large it is."""
+
+    def __init__(self, name: str, width: int, height: int, limit: int) -> None:
+        self.limit, self.size = limit, f"{width}x{height} is {width * height / 1e6:.1f} megapixels"
+        super().__init__(
+            f"{name}: {self.size}, above the limit of {limit / 1e6:g}: raise it with --max-pixels N if the file is trusted"
+        )
+
+
 @dataclass(frozen=True)
 class Picture:
     """A picture that was read: `image` is 8-bit RGB and upright; `note` says what was left out ("first of 3 frames")."""
@@ -193,10 +203,7 @@ def check_size(width: int, height: int, name: str, max_pixels: int) -> None:
     if width < 1 or height < 1:
         raise PictureError(f"{name}: a picture of {width}x{height} has no pixels")
     if width * height > max_pixels:
-        raise PictureError(
-            f"{name}: {width}x{height} is {width * height / 1e6:.1f} megapixels, above the limit of {max_pixels / 1e6:g}: "
-            "raise it with --max-pixels N if the file is trusted"
-        )
+        raise TooLargeError(name, width, height, max_pixels)
 
 
 def orientation(image: Image.Image) -> int:
