@@ -35,6 +35,9 @@ models: $(VENV)/.dev ## make the bundled models from the published weights (WEIG
 docs: $(VENV)/.dev ## the figures that README.md states, measured here
 	$(BIN)/python docs/tables.py
 
+accuracy: $(VENV)/.dev ## the figures of docs/accuracy.md, measured here on CamVid (ESPY_SHARED=folder of data and weights)
+	$(BIN)/python docs/accuracy.py
+
 bench: $(VENV)/.core ## throughput of a folder of photos against the engine's own, reading and preparing, memory of a large photo
 	$(BIN)/python docs/measure.py
 
@@ -55,5 +58,5 @@ $(VENV)/.dev: $(VENV)/.core
 	$(BIN)/pip install -q --no-deps cityscapesscripts pyquaternion # what it declares is far more than the tests call
 	@touch $@
 
-.PHONY: help demo test check lint format models docs bench clean
+.PHONY: help demo test check lint format models docs accuracy bench clean
 .DEFAULT_GOAL := help

@@ -31,14 +31,14 @@ from espy.run import files
 PHOTO = bundle.FOLDER / "photos" / "street_city.jpg"
 
 
-def stamp() -> None:
-    """The machine, the load and the versions."""
+def machine() -> str:
+    """The machine, the load and the versions, one line."""
     cpu = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "?")
     import onnxruntime
     import PIL
 
-    print(
-        f"machine: {cpu}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}, "
+    return (
+        f"{cpu}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}, "
         f"Pillow {PIL.__version__}, ONNX Runtime {onnxruntime.__version__}"
     )
 
@@ -270,6 +270,6 @@ MEASURES: dict[str, Callable[[], None]] = {
 }
 
 if __name__ == "__main__":
-    stamp()
+    print(f"machine: {machine()}")
     for measure in sys.argv[1:] or MEASURES:
         MEASURES[measure]()

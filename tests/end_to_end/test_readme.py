@@ -96,6 +96,18 @@ class TestCommands:
         )
         assert check.returncode == 0, check.stdout + check.stderr
 
+    def test_the_accuracies_are_those_that_were_stated(self):
+        check = subprocess.run(
+            [sys.executable, ROOT / "docs" / "accuracy.py", "--check"], capture_output=True, text=True, check=False
+        )
+        assert check.returncode == 0, check.stdout + check.stderr
+        measured = re.findall(
+            r"\| ([\d.]+) \| [\d.]+ \| [^|]+ \|$", (ROOT / "docs" / "accuracy.md").read_text("utf-8"), re.MULTILINE
+        )
+        said = re.findall(r"(\d\d\.\d) %", (ROOT / "docs" / "evaluate.md").read_text("utf-8"))
+        assert len(said) == 2
+        assert set(said) <= {f"{float(value):.1f}" for value in measured}
+
     def test_the_shares_to_expect_are_those_of_the_demonstration(self):
         expected = json.loads((PHOTOS / "expected.json").read_text("utf-8"))
         rows = re.findall(r"^\| (\w+\.jpg) \| (\w+) \| (.+) \|$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)

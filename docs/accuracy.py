@@ -1,0 +1,160 @@
+"""Measure what docs/accuracy.md states and write it: `make accuracy`; `--check` compares the file with the figures below.
+
+CamVid is read from `data/camvid` and published checkpoints from `weights` in the folder that ESPY_SHARED names, by default
+`shared` beside the checkout. The commands that the file shows are those that are run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import shlex
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from espy import cli
+from measure import machine
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENT = ROOT / "docs" / "accuracy.md"
+SHARED = Path(os.environ.get("ESPY_SHARED") or ROOT.parent / "shared")
+TOLERANCE = 0.1  # percentage points between what is measured and what was stated before
+READING = "void-counted"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model and how it is seen. `stated`: mIoU and that with void counted, in percent, as known before; None: not known.
+
+    `commands`: what makes the model's file, if it is none of the bundled ones. `options`: of `espy eval`.
+    """
+
+    name: str
+    model: str
+    options: str = ""
+    stated: tuple[float | None, float | None] = (None, None)
+    commands: tuple[str, ...] = ()
+
+    @property
+    def call(self) -> str:
+        """The command that measures it."""
+        return " ".join(["espy eval", self.model, "camvid:camvid/", *self.options.split(), f"--protocol {READING}"])
+
+
+MAPPED = "--mapping cityscapes-camvid"
+PUBLISHED = "espnet_decoder_p2_q8_camvid"
+ROWS = (
+    Row(
+        "ESPNet as published for CamVid, converted", f"{PUBLISHED}.safetensors", stated=(70.10, 68.68),
+        commands=(f"espy convert weights/{PUBLISHED}.pth -o {PUBLISHED}.safetensors",),
+    ),
+    Row("`street`, labels mapped", "street", f"{MAPPED} --size 512x1024", (63.70, 61.48)),
+    Row("`street`, labels mapped", "street", f"{MAPPED} --size 480x640", (59.17, None)),
+    Row("`street`, labels mapped", "street", f"{MAPPED} --size native", (55.53, None)),
+)  # fmt: skip
+
+
+def measured(row: Row) -> dict[str, Any]:
+    """What `espy eval --json` prints, run in the folder to stand in."""
+    for command in (*row.commands, f"{row.call} --json"):
+        print(command, file=sys.stderr)
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            code = cli.run(shlex.split(command)[1:])
+        if code:
+            sys.exit(f"{command}: exit code {code}")
+    found: dict[str, Any] = json.loads(out.getvalue())
+    return found
+
+
+def figures(found: dict[str, Any]) -> tuple[float, float]:
+    """mIoU and that with void counted, in percent."""
+    return 100 * found["miou"], 100 * found["readings"][READING]["miou"]
+
+
+def line(row: Row, found: dict[str, Any]) -> str:
+    """A line of the table."""
+    protocol = found["protocol"]
+    size = protocol["size"] if protocol["size"] == "native" else "{} x {}".format(*protocol["size"])
+    stated = ", ".join("–" if value is None else f"{value:.2f}" for value in row.stated)
+    cells = [row.name, size, protocol["engine"], *(f"{value:.2f}" for value in figures(found)), stated]
+    return f"| {' | '.join(cells)} |"
+
+
+def document(lines: list[str], protocol: dict[str, Any]) -> str:
+    """The whole file."""
+    height, width = protocol["label_sizes"][0]
+    commands = [command for row in ROWS for command in (*row.commands, row.call)]
+    return "\n".join(
+        [
+            "# Accuracy, measured",
+            "",
+            f"mIoU in percent over CamVid val ({protocol['images']} pictures, masks of {height} x {width}, 11 classes), "
+            "as [evaluate.md](evaluate.md) says: void left out of the truth, and beside it the reading that counts it. "
+            f"Stated: both figures as known before this measurement; `make accuracy`, which wrote this file, fails where they are "
+            f"more than {TOLERANCE} points apart.",
+            "",
+            "| model | seen at (height x width) | engine | mIoU | void counted | stated |",
+            "|---|---|---|--:|--:|--:|",
+            *lines,
+            "",
+            f"Machine: {machine()}.",
+            "",
+            "## Commands",
+            "",
+            "In a folder that holds `camvid/` and, for published checkpoints, `weights/`:",
+            "",
+            "```sh",
+            *dict.fromkeys(commands),
+            "```",
+            "",
+        ]
+    )
+
+
+def off(row: Row, values: tuple[float, ...]) -> list[str]:
+    """What of a row is not what was stated."""
+    return [
+        f"{row.call}: {value:.2f} where {stated:.2f} is stated"
+        for value, stated in zip(values, row.stated, strict=True)
+        if stated is not None and not abs(value - stated) <= TOLERANCE
+    ]
+
+
+def check(text: str) -> list[str]:
+    """What docs/accuracy.md lacks or says otherwise than ROWS; nothing is measured."""
+    table = re.findall(r"^\| (.+) \| .+ \| .+ \| ([\d.]+) \| ([\d.]+) \| .+ \|$", text, re.MULTILINE)
+    if [name for name, *_ in table] != [row.name for row in ROWS]:
+        return ["its table has other rows than docs/accuracy.py: run `make accuracy`"]
+    wrong = [f"lacks {row.call}" for row in ROWS if f"{row.call}\n" not in text]
+    for row, (_, *values) in zip(ROWS, table, strict=True):
+        wrong += off(row, tuple(map(float, values)))
+    return wrong
+
+
+def main(arguments: list[str]) -> int:
+    """Measure and write the file, or check it; 1 where a figure is not what was stated."""
+    if "--check" in arguments:
+        wrong = check(DOCUMENT.read_text(encoding="utf-8"))
+    else:
+        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+            Path("camvid").symlink_to(SHARED / "data" / "camvid")
+            Path("weights").symlink_to(SHARED / "weights")
+            found = [measured(row) for row in ROWS]
+        lines = [line(row, one) for row, one in zip(ROWS, found, strict=True)]
+        DOCUMENT.write_text(document(lines, found[0]["protocol"]), encoding="utf-8")
+        print("\n".join(lines))
+        wrong = [problem for row, one in zip(ROWS, found, strict=True) for problem in off(row, figures(one))]
+    for problem in wrong:
+        print(f"docs/accuracy.md: {problem}")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
