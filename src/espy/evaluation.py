@@ -22,7 +22,6 @@ from espy.errors import DataError, EspyError
 from espy.labels import CITYSCAPES, Label
 from espy.measure.mapping import read_mapping, table
 from espy.measure.segment import VOID, Scores, confusion, scores
-from espy.picture.frame import Size
 from espy.run.predictor import Model, load
 from espy.spec import nearest
 
@@ -154,31 +153,30 @@ def evaluate(
     *,
     split: str | None = "val",
     mapping: Mapping[str, str] | str | Path | None = None,
-    engine: str = "auto",
-    threads: int | None = None,
-    size: Size = None,
     flip: bool = False,
     scales: Sequence[float] = (1.0,),
     worst: int = 0,
     advance: Callable[[str], None] = lambda name: None,
+    **loading: Any,
 ) -> Evaluation:
     """Measure a model on a set (or `KIND:PATH`), every picture against its mask at the mask's own size.
 
-    `model`: a loaded one, or what `espy.load` takes; `engine`, `threads` and `size` are for the latter. `mapping`: what the
-    model's labels mean in the set, by file, shipped name or as a dict; by equal names unless given. `worst`: keep the
-    predictions of so many of the worst pictures. `advance` is called with each picture's name when it is done. Raises
-    EspyError for a pair that cannot be read: a figure over part of a set would be another figure.
+    `model`: a loaded one, or what `espy.load` takes; for the latter `loading` is load's keywords: `engine`, `threads`,
+    `precision`, `size`, `tile`, `overlap`, `header`. `mapping`: what the model's labels mean in the set, by file, shipped name
+    or as a dict; by equal names unless given. `flip`: see every picture mirrored too; `scales`: at several scales. `worst`:
+    keep the predictions of so many of the worst pictures. `advance` is called with each picture's name when it is done.
+    Raises EspyError for a pair that cannot be read: a figure over part of a set would be another figure.
     """
     opened = open_set(data, split) if isinstance(data, str) else data.only(split)
     if not opened.items:
         raise DataError(f"{opened.root}: no pairs to evaluate on: see espy check {opened.kind}:{opened.root}")
     if not isinstance(model, Model):
-        with load(model, engine=engine, threads=threads, size=size) as loaded:
+        with load(model, **loading) as loaded:
             return evaluate(
                 loaded, opened, split=split, mapping=mapping, flip=flip, scales=scales, worst=worst, advance=advance
             )
-    if engine != "auto" or threads is not None or size is not None:
-        raise EspyError("engine, threads and size are chosen when a model is loaded: give them to espy.load")
+    if loading:
+        raise EspyError(f"{', '.join(loading)}: chosen when a model is loaded, so give it to espy.load")
     named = mapping if mapping is None or isinstance(mapping, Mapping) else read_mapping(mapping)
     labels = tuple(label for label in opened.labels if not label.ignored)
     to_class = table(model.labels, labels, named)
@@ -246,6 +244,8 @@ def _protocol(
         "split": split,
         "images": len(data),
         "size": seen if seen == "native" else list(seen),
+        "tile": list(model.tiling.tile) if model.tiling else None,
+        "overlap": model.tiling.overlap if model.tiling else None,
         "label_sizes": [list(size) for size, _ in sizes.most_common()],
         "ignored": ["void", *(label.name for label in data.labels if label.ignored)],
         "mapping": "given" if isinstance(mapping, Mapping) else Path(mapping).stem if mapping else None,

@@ -1,8 +1,13 @@
 """`espy eval` as a user meets it: figures against loops and published ones, what it prints and writes, how it ends."""
 
+import contextlib
+import importlib.util
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -12,11 +17,13 @@ from test_check_cli import on_a_terminal
 from test_readme import blocks, faults, schema
 
 import espy as package
-from espy.header import Preprocess
-from espy.labels import Label
+from espy.cli import text
+from espy.data.kinds import open_set
+from espy.header import Preprocess, read_onnx_header, to_json
+from espy.labels import CITYSCAPES, CITYSCAPES_IDS, Label
 from espy.measure.mapping import read_mapping
-from samples import SHARED, WEIGHTS, calibrated, needs, save_model
-from trees import folder
+from samples import SHARED, WEIGHTS, calibrated, needs, save_model, scene
+from trees import folder, save
 
 CAMVID = SHARED / "data" / "camvid"
 PUBLISHED = WEIGHTS / "espnet_decoder_p2_q8_camvid.pth"
@@ -24,11 +31,25 @@ NAMES = ("background", "disc", "box")
 LABELS = tuple(Label(name, (k * 90, 0, 0)) for k, name in enumerate(NAMES))
 
 
+def tiny(classes):
+    """An untrained network and its preparation: 64 x 96, sides in multiples of 32."""
+    prepared = Preprocess((64, 96), resize="stretch")
+    network = package.build("espnet", widths=(8, 16, 24), branches=2, alpha2=1, alpha3=1, classes=classes, seed=0)
+    return calibrated(network, prepared), prepared
+
+
 @pytest.fixture(scope="module")
 def network():
-    torch.manual_seed(0)
-    prepared = Preprocess((64, 96), resize="stretch")
-    return calibrated(package.build("espnetv2", classes=3, width=0.5), prepared), prepared
+    return tiny(classes=3)
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory, network):
+    """The network of tiny.safetensors as a deployed file that gives scores."""
+    folder = tmp_path_factory.mktemp("deployed")
+    path = save_model(folder / "scores.safetensors", *network, LABELS)
+    package.export(path, scores=True)
+    return folder / "scores.onnx"
 
 
 @pytest.fixture
@@ -47,8 +68,6 @@ def test_figures_are_those_of_the_masks_that_the_model_gives_at_the_truths_size(
     assert outcome.code == 0, outcome
     printed = json.loads(outcome.out)
     model = package.load(tmp_path / "tiny.safetensors")
-    from espy.data.kinds import open_set
-
     stems = [item.picture.stem for item in open_set("folder:photos", "train").items]
     truth = np.concatenate([here[stem].ravel() for stem in stems])
     predicted = np.concatenate([model(f"photos/images/{stem}.jpg").mask.ravel() for stem in stems])
@@ -70,8 +89,8 @@ def test_python_gives_the_same_numbers_and_keeps_a_loaded_model_open(espy, here)
         for _ in range(2):
             found = package.evaluate(model, "folder:photos", split="train")
             assert (found.miou, found.iou) == (printed["miou"], printed["iou"])
-        with pytest.raises(package.EspyError, match=r"espy\.load"):
-            package.evaluate(model, "folder:photos", size=(64, 64))
+        with pytest.raises(package.EspyError, match=r"tile, header: .*espy\.load"):
+            package.evaluate(model, "folder:photos", tile=(64, 64), header="h.json")
 
 
 def test_json_is_one_object_as_its_schema_says(espy, here):
@@ -138,6 +157,84 @@ def test_flip_and_scales_average_probabilities(here, tmp_path, network):
         assert ((p[0] + p[1].flip(2)).argmax(0).numpy() == both(image)).mean() > 0.999
 
 
+def test_views_of_several_scales_meet_at_the_size_of_scale_1(here, tmp_path, network):
+    """Scale 0.6 of 64 x 96 is 38.4 x 57.6, which the network takes as 32 x 64."""
+    net, _ = network
+    with package.load(tmp_path / "tiny.safetensors") as model:
+        image = Image.open(tmp_path / "photos/images/p1.jpg").convert("RGB").resize((96, 64))
+        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (model.preprocess.mean, model.preprocess.std))
+        total = 0.0
+        for height, width in ((32, 64), (64, 96), (128, 192)):
+            seen = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+            x = torch.from_numpy(seen.copy()).permute(2, 0, 1)[None].float()
+            with torch.no_grad():
+                p = net((x / 255 - mean) / std).softmax(1)
+            total += torch.nn.functional.interpolate(p, (64, 96), mode="bilinear", antialias=True)
+        mask = model.averaging(False, (0.6, 1.0, 2.0))(image)
+        assert (total[0].argmax(0).numpy() == mask).mean() > 0.999
+        assert (model(image).mask != mask).any()
+
+
+def test_every_engine_averages_alike(here, deployed, tmp_path):
+    found, data = {}, f"folder:{tmp_path / 'photos'}"
+    for engine, path in (
+        ("torch", deployed.with_suffix(".safetensors")),
+        ("onnxruntime", deployed),
+        ("openvino", deployed),
+    ):
+        found[engine] = package.evaluate(path, data, split="train", engine=engine, flip=True, scales=(0.5, 1.0))
+        assert found[engine].protocol["engine"] == engine
+    plain = package.evaluate(deployed, data, split="train").matrix
+    pixels = plain.sum()
+    for engine in ("onnxruntime", "openvino"):
+        assert np.abs(found[engine].matrix - found["torch"].matrix).sum() <= 0.002 * pixels
+    assert np.abs(plain - found["torch"].matrix).sum() > 0.01 * pixels
+
+
+def test_tiles_are_those_of_predict_and_stated(espy, here):
+    outcome = espy(*CALL, "train", "--tile", "32x64", "--json")
+    assert outcome.code == 0, outcome
+    printed, rule = json.loads(outcome.out), schema("eval.json")
+    assert faults(printed, rule, rule) == []
+    protocol = printed["protocol"]
+    with package.load("tiny.safetensors", tile=(32, 64)) as model:
+        assert (protocol["size"], protocol["tile"], protocol["overlap"]) == ("native", [32, 64], model.tiling.overlap)
+        data = open_set("folder:photos", "train")
+        right = [(model(data.items[k].picture).mask == data.read(k)[1])[data.read(k)[1] != 255] for k in range(3)]
+    assert printed["pixel_accuracy"] == pytest.approx(np.concatenate(right).mean(), abs=1e-12)
+    assert "native in tiles of height 32, width 64, overlap" in espy(*CALL, "train", "--tile", "32x64").out
+
+
+def test_precision_is_that_of_predict_and_stated(espy, here, deployed):
+    import openvino
+
+    call = ("eval", deployed, "folder:photos", "--precision", "bfloat16")
+    refused = espy(*call, "--engine", "onnxruntime")
+    assert refused.code == 2, refused
+    assert "computes in float32, not in 'bfloat16'" in refused.err
+    outcome = espy(*call, "--engine", "openvino", "--json")
+    if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        assert json.loads(outcome.out)["protocol"]["precision"] == "bfloat16"
+        assert ", in bfloat16, compared" in espy(*call, "--engine", "openvino").out
+    else:
+        assert outcome.code == 2, outcome
+        assert "on this processor" in outcome.err
+
+
+def test_a_foreign_graph_is_measured_with_a_header_beside_it(espy, here, deployed, tmp_path):
+    import onnx
+
+    (tmp_path / "h.json").write_text(to_json(read_onnx_header(deployed, deployed.read_bytes())))
+    graph = onnx.load(deployed)
+    del graph.metadata_props[:]
+    onnx.save(graph, tmp_path / "foreign.onnx")
+    refused = espy("eval", "foreign.onnx", "folder:photos")
+    assert refused.code == 2, refused
+    assert "--header" in refused.err
+    outcome = espy("eval", "foreign.onnx", "folder:photos", "--header", "h.json", "--json")
+    assert json.loads(outcome.out)["iou"] == json.loads(espy("eval", deployed, "folder:photos", "--json").out)["iou"]
+
+
 def test_several_scales_are_stated_in_the_protocol(espy, here):
     outcome = espy(*CALL, "val", "--flip", "--scales", "0.5,1,1.5", "--json")
     assert outcome.code == 0, outcome
@@ -151,6 +248,9 @@ def test_several_scales_are_stated_in_the_protocol(espy, here):
         ((*CALL, "vall"), "'val'"), ((*CALL, "val", "--protocol", "void"), "void-counted"),
         ((*CALL, "val", "--protocol", "cityscapes"), "19 classes"), ((*CALL, "val", "--worst", "2"), "--out"),
         ((*CALL, "val", "--scales", "1;2"), "--scales"), ((*CALL, "val", "--scales", "0"), "scales must be"),
+        ((*CALL, "val", "--flip", "--tile", "32x64"), "leave out the tiles"), ((*CALL, "val", "--tile", "native"), "--tile"),
+        ((*CALL, "val", "--tile", "30x64"), "multiples of 32"), ((*CALL, "val", "--precision", "int4"), "float32"),
+        ((*CALL, "val", "--header", "none.json"), "none.json"),
         ((*CALL, "val", "--mapping", "none.toml"), "no such mapping"),
         (("eval", "street-small", "folder:photos"), "--mapping FILE"),
         (("eval", "tiny.safetensors", "photos"), "KIND:PATH"),
@@ -165,12 +265,13 @@ def test_a_call_that_cannot_work_is_one_line_and_exits_2(espy, here, arguments, 
     assert says in outcome.err
 
 
-def test_an_engine_without_scores_says_which_has_them(espy, here, tmp_path):
+def test_a_deployed_file_without_scores_says_how_to_get_them(espy, here, tmp_path):
     lines = "\n".join(f'"{label.name}" = "disc"' for label in package.load("street-small").labels)
     (tmp_path / "m.toml").write_text(lines)
     outcome = espy("eval", "street-small", "folder:photos", "--mapping", "m.toml", "--flip")
     assert outcome.code == 2, outcome
-    assert "engine torch" in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert "espy export MODEL --scores" in outcome.err
 
 
 def test_a_pair_that_cannot_be_read_ends_the_evaluation(espy, here, tmp_path):
@@ -179,6 +280,116 @@ def test_a_pair_that_cannot_be_read_ends_the_evaluation(espy, here, tmp_path):
     outcome = espy(*CALL, "val")
     assert outcome.code == 2, outcome
     assert "photos/masks/" in outcome.err
+
+
+@pytest.mark.parametrize("vanishing", ["picture", "mask"])
+def test_a_file_that_disappears_in_the_middle_is_named_in_one_line(espy, tmp_path, network, monkeypatch, vanishing):
+    folder(tmp_path / "photos", pairs=9)
+    save_model(tmp_path / "tiny.safetensors", *network, LABELS)
+    gone = getattr(open_set("folder:photos", "train").items[-1], vanishing)
+    done = []
+
+    @contextlib.contextmanager
+    def bar(total):
+        yield lambda name: done.append(name) or gone.unlink(missing_ok=True)
+
+    monkeypatch.setattr(text, "bar", bar)
+    outcome = espy(*CALL, "train")
+    assert (outcome.code, outcome.out) == (2, ""), outcome
+    assert outcome.err.count("\n") == 1
+    assert f"{gone}: no such file" in outcome.err
+    assert 0 < len(done) < 7
+
+
+def test_ctrl_c_in_the_middle_is_one_line_and_exits_130(here, deployed, tmp_path):
+    """A picture that is a pipe: eval waits in the middle of the set until the signal comes."""
+    waiting = open_set(f"folder:{tmp_path / 'photos'}", "train").items[1].picture
+    waiting.unlink()
+    os.mkfifo(waiting)
+    code = f"from espy.cli import main; main(['eval', {str(deployed)!r}, 'folder:photos', '--split', 'train'])"
+    call = [sys.executable, "-c", code]
+    with subprocess.Popen(call, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        end, deadline = None, time.monotonic() + 60
+        while end is None and time.monotonic() < deadline:
+            with contextlib.suppress(OSError):  # nobody reads it yet
+                end = os.open(waiting, os.O_WRONLY | os.O_NONBLOCK)
+            time.sleep(0.05)
+        assert end is not None
+        running.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+        os.close(end)
+        out, err = running.communicate(timeout=60)
+    assert (running.returncode, out) == (130, "")
+    assert err.split("\n") == ["", "espy: interrupted; finished files are whole", ""]  # after ^C a new line
+
+
+@pytest.fixture(scope="module")
+def city(tmp_path_factory):
+    """A model of Cityscapes' classes and background."""
+    return save_model(tmp_path_factory.mktemp("city") / "city.safetensors", *tiny(classes=20), CITYSCAPES)
+
+
+def cityscapes(root, model, height, width):
+    """Two pictures in Cityscapes' layout, the truth in part what the model says, in part any labelId; gives its predictions."""
+    ids, rng, predictions = np.array(CITYSCAPES_IDS, np.uint8), np.random.default_rng(0), {}
+    for k in range(2):
+        stem = f"val/lindau/lindau_00000{k}_000019"
+        picture = save(root / f"leftImg8bit/{stem}_leftImg8bit.png", scene(height, width, seed=k), compress_level=1)
+        predicted = ids[model(picture).mask]
+        agreed, other = (rng.random((8, 16)) < 0.3 * k + 0.4, rng.integers(0, 34, (8, 16), dtype=np.uint8))
+        agreed, other = (np.kron(part, np.ones((height // 8, width // 16), part.dtype)) for part in (agreed, other))
+        truth = save(root / f"gtFine/{stem}_gtFine_labelIds.png", np.where(agreed, predicted, other))
+        predictions[truth] = save(root / f"predicted/{stem}_labelIds.png", predicted)
+    return predictions
+
+
+@pytest.mark.skipif(importlib.util.find_spec("cityscapesscripts") is None, reason="cityscapesscripts is not installed")
+def test_at_full_size_the_standard_reading_is_the_benchmarks_and_the_others_differ_as_they_say(espy, tmp_path, city):
+    from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as benchmark
+
+    with package.load(city) as model:
+        pairs = cityscapes(tmp_path / "set", model, 1024, 2048)
+    call = ["eval", city, "cityscapes:set", "--json"]
+    for name in ("cityscapes", "void-counted", "mean-over-images"):
+        call += ["--protocol", name]
+    outcome = espy(*call)
+    assert outcome.code == 0, outcome
+    printed = json.loads(outcome.out)
+
+    args = benchmark.args
+    args.evalInstLevelScore, args.JSONOutput, args.quiet = False, False, True
+
+    def theirs(truths):
+        found = benchmark.evaluateImgLists(
+            [str(pairs[truth]) for truth in truths], [str(truth) for truth in truths], args
+        )
+        return found["averageScoreClasses"], found["classScores"]
+
+    average, classes = theirs(pairs)
+    assert printed["miou"] == pytest.approx(average, abs=1e-6)
+    for name, iou in printed["iou"].items():
+        assert iou is None if np.isnan(classes[name]) else iou == pytest.approx(classes[name], abs=1e-6)
+    readings = printed["readings"]
+    assert readings["cityscapes"]["miou"] == printed["miou"]
+    assert "counts as the benchmark does" in readings["cityscapes"]["why"]
+    each = [theirs([truth])[0] for truth in pairs]
+    assert readings["mean-over-images"]["miou"] == pytest.approx(np.mean(each), abs=1e-6)
+    truth, predicted = (np.stack([np.asarray(Image.open(p)) for p in side]) for side in (pairs, pairs.values()))
+    ious = []
+    for value in CITYSCAPES_IDS[:19]:
+        union = ((truth == value) | (predicted == value)).sum()  # void is in neither, what is predicted on it stays
+        ious += [((truth == value) & (predicted == value)).sum() / union] if union else []
+    assert readings["void-counted"]["miou"] == pytest.approx(np.mean(ious), abs=1e-9)
+    figures = [readings[name]["miou"] for name in ("cityscapes", "void-counted", "mean-over-images")]
+    assert min(abs(a - b) for a, b in zip(figures, [*figures[1:], figures[0]], strict=True)) > 0.005
+
+
+def test_cityscapes_at_a_smaller_size_is_said_not_to_be_the_benchmark(espy, tmp_path, city):
+    with package.load(city) as model:
+        cityscapes(tmp_path / "set", model, 128, 256)
+    outcome = espy("eval", city, "cityscapes:set", "--protocol", "cityscapes")
+    assert outcome.code == 0, outcome
+    assert "masks are 128 x 256, the benchmark's 1024 x 2048: not to be compared with it" in outcome.out
 
 
 @needs(CAMVID)
@@ -202,12 +413,11 @@ def test_evaluating_a_deployed_file_needs_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_deployed_file_gives_what_its_weights_give(here, tmp_path):
-    package.export(tmp_path / "tiny.safetensors", path=tmp_path / "tiny.onnx")
+def test_a_deployed_file_gives_what_its_weights_give(here, deployed, tmp_path):
     data = f"folder:{tmp_path / 'photos'}"
-    weights, deployed = (package.evaluate(tmp_path / f"tiny.{kind}", data) for kind in ("safetensors", "onnx"))
-    assert (weights.protocol["engine"], deployed.protocol["engine"]) == ("torch", "onnxruntime")
-    assert deployed.miou == pytest.approx(weights.miou, abs=0.002)
+    of_weights, of_file = (package.evaluate(path, data) for path in (tmp_path / "tiny.safetensors", deployed))
+    assert (of_weights.protocol["engine"], of_file.protocol["engine"]) == ("torch", "onnxruntime")
+    assert of_file.miou == pytest.approx(of_weights.miou, abs=0.002)
 
 
 def test_the_guides_mapping_is_the_files_form(tmp_path):

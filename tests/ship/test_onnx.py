@@ -48,7 +48,7 @@ def scores_of_torch(model, image):
 
 
 def run(path, image):
-    return OnnxRuntime(path, threads=1, precision="float32").run(image)
+    return OnnxRuntime(path, threads=1, precision="float32").run(image, scores=True)
 
 
 # From whatever there is
@@ -118,6 +118,17 @@ def test_the_mask_is_where_the_scores_are_largest(with_scores):
     Model.network = network
     expected = scores_of_torch(Model, images)
     assert np.abs(found["scores"] - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_scores_are_given_on_request(with_scores, tiny_onnx, engine):
+    images = np.stack([scene(64, 96, seed=k) for k in range(2)])
+    with load(with_scores[0], engine=engine) as model:
+        found = model.engine.run(images, scores=True)
+        assert set(model.engine.run(images)) == {"mask"}
+        assert np.array_equal(found["mask"], found["scores"].argmax(1))
+    with load(tiny_onnx, engine=engine) as model:
+        assert set(model.engine.run(images, scores=True)) == {"mask"}
 
 
 def test_a_graph_of_one_size_takes_no_other(with_scores):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,15 +27,18 @@ SHEET, MATRIX = "worst.jpg", "confusion.png"
 @click.option("--split", default="val", show_default=True, help="Split of the set.")
 @click.option("--engine", default="auto", show_default=True, help="auto, onnxruntime, openvino or torch.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of the engine; all unless given.")
+@click.option("--precision", default="float32", show_default=True, help="float32, or bfloat16 where the engine has it.")
 @click.option("--size", metavar="HxW|native", help="Height x width that the network sees, or native.")
+@click.option("--tile", metavar="HxW", help="Overlapping tiles of height x width, for large pictures.")
+@click.option("--header", type=click.Path(path_type=Path), help="JSON header for a foreign ONNX file.")
 @click.option(
     "--protocol",
     multiple=True,
     help="Another reading beside the standard one: cityscapes, mean-over-images or void-counted.",
 )
 @click.option("--mapping", metavar="FILE", help="What the model's labels mean in the set: TOML, or cityscapes-camvid.")
-@click.option("--flip", is_flag=True, help="See every picture mirrored too; engine torch.")
-@click.option("--scales", default="1", show_default=True, help="See it at several scales, 0.75,1,1.25; engine torch.")
+@click.option("--flip", is_flag=True, help="See every picture mirrored too and average the probabilities.")
+@click.option("--scales", default="1", show_default=True, help="See it at several scales and average, 0.75,1,1.25.")
 @click.option(
     "--worst", type=click.IntRange(1), metavar="N", help="Write the N worst pictures as one sheet; needs --out."
 )
@@ -42,19 +46,20 @@ SHEET, MATRIX = "worst.jpg", "confusion.png"
 @click.option("--force", is_flag=True, help="Overwrite pictures that exist.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, nothing else.")
 def command(
-    model: str, data: str, split: str, engine: str, threads: int | None, size: str | None, protocol: tuple[str, ...],
-    mapping: str | None, flip: bool, scales: str, worst: int | None, out: Path | None, force: bool, as_json: bool,
+    model: str, data: str, split: str, engine: str, threads: int | None, precision: str, size: str | None,
+    tile: str | None, header: Path | None, protocol: tuple[str, ...], mapping: str | None, flip: bool, scales: str,
+    worst: int | None, out: Path | None, force: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure a model on a set: mean IoU, accuracies and the IoU of every class, at the masks' own size.
 
     KIND is folder, camvid, cityscapes or voc. Void is left out of the truth. With --out also a picture of the confusion matrix.
+    --flip and --scales need the classes' scores: engine torch, or a file of espy export --scores.
 
     Example: espy eval street cityscapes:cityscapes/ --protocol cityscapes
     """
     from espy.data.kinds import open_set
     from espy.evaluation import PROTOCOLS, evaluate, number
     from espy.output import refuse_existing
-    from espy.run.predictor import load
     from espy.spec import nearest
 
     for name in protocol:
@@ -64,14 +69,17 @@ def command(
         raise click.UsageError("--worst writes a picture: name its folder with --out")
     for name in (SHEET, MATRIX) if out and worst else (MATRIX,) if out else ():
         refuse_existing(out / name, force)  # type: ignore[operator]
-    seen, factors = text.parse_size(size), _parse_scales(scales)
+    loading: dict[str, Any] = {"engine": engine, "threads": threads, "precision": precision, "header": header}
+    loading |= {"size": text.parse_size(size), "tile": text.parse_tile(tile)}
+    factors = _parse_scales(scales)
     opened = open_set(data, split)
     if opened.findings:
         text.say(f"{len(opened.findings)} findings, what they name is left out: see espy check {data}")
-    with load(model, engine=engine, threads=threads, size=seen) as loaded, text.bar(len(opened)) as advance:
+    with text.bar(len(opened)) as advance:
         found = evaluate(
-            loaded, opened, split=split, mapping=mapping, flip=flip, scales=factors, worst=worst or 0, advance=advance
-        )
+            model, opened, split=split, mapping=mapping, flip=flip, scales=factors, worst=worst or 0, advance=advance,
+            **loading,
+        )  # fmt: skip
     readings = {name: found.reading(name) for name in protocol}
     if found.unknown:
         text.say(one_line(f"no label of the model means {', '.join(found.unknown)}: IoU 0 where the set has them"))
@@ -129,17 +137,23 @@ def _print(found: Evaluation, readings: dict[str, Reading]) -> None:
     missing = [name for name, value in found.iou.items() if math.isnan(value)]
     if missing:
         print(one_line(f"in neither truth nor prediction, left out of the mean: {', '.join(missing)}"))
-    protocol = found.protocol
-    size = protocol["size"] if protocol["size"] == "native" else text.describe_size(tuple(protocol["size"]))
-    scales = ", ".join(f"{scale:g}" for scale in protocol["scales"])
-    views = "" if scales == "1" and not protocol["flip"] else f", scales {scales}{', flipped too' * protocol['flip']}"
     print(
         f"\nmIoU {_percent(found.miou)}, pixel accuracy {_percent(found.pixel_accuracy)}, class accuracy "
-        f"{_percent(found.class_accuracy)}\n{protocol['images']} pictures of {protocol['split']}, seen at {size}{views}, "
-        "compared at the masks' size, void left out"
+        f"{_percent(found.class_accuracy)}\n{found.protocol['images']} pictures of {found.protocol['split']}, "
+        f"seen at {_seen(found.protocol)}, compared at the masks' size, void left out"
     )
     for name, reading in readings.items():
         print(f"{name}: mIoU {_percent(reading.miou)}: {reading.why}")
+
+
+def _seen(protocol: Mapping[str, Any]) -> str:
+    seen = protocol["size"] if protocol["size"] == "native" else text.describe_size(tuple(protocol["size"]))
+    if protocol["tile"]:
+        seen += f" in tiles of {text.describe_size(tuple(protocol['tile']))}, overlap {protocol['overlap']}"
+    if protocol["scales"] != [1] or protocol["flip"]:
+        scales = ", ".join(f"{scale:g}" for scale in protocol["scales"])
+        seen += f", scales {scales}{', flipped too' * protocol['flip']}"
+    return seen if protocol["precision"] == "float32" else f"{seen}, in {protocol['precision']}"
 
 
 def _percent(value: float) -> str:

@@ -118,6 +118,14 @@ def _cut_out(
     return image.crop((x0, y0, x1, y1)), (left - x0, top - y0, right - x0, bottom - y0)
 
 
+def resized(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """float32 [C, h, w] → [C, H, W] of `size`: bilinear at pixel centres, smoothing when shrinking (Pillow's)."""
+    if maps.shape[1:] == size:
+        return maps
+    out = [Image.fromarray(plane).resize((size[1], size[0]), Image.Resampling.BILINEAR) for plane in maps]
+    return np.stack([np.asarray(plane) for plane in out])
+
+
 def resize_plain(array: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float]) -> np.ndarray:
     """uint8 [H, W, 3] → uint8 [h, w, 3]: bilinear, two taps a direction at pixel centres, no smoothing (as OpenCV does).
 

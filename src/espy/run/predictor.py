@@ -30,7 +30,7 @@ from espy.header import (
     to_json,
 )
 from espy.labels import Label
-from espy.picture.frame import Frame, Size
+from espy.picture.frame import Frame, Size, resized
 from espy.picture.read import MAX_PIXELS, Picture, Source, read
 from espy.run.engines import ENGINES, choose, load_engine
 from espy.run.result import Segmentation
@@ -219,32 +219,41 @@ class Model:
     def averaging(self, flip: bool, scales: Sequence[float]) -> Callable[[Image.Image], np.ndarray]:
         """What gives the mask, uint8 [H, W], of an upright RGB picture seen at several scales, `flip`: and mirrored too.
 
-        The arg-max of the classes' mean probabilities at the size of scale 1. A scaled side is rounded to what the network
-        takes. Raises EngineError for engines that give no scores.
+        The arg-max of the classes' mean probabilities, each view's brought to the size of scale 1. A scaled side is rounded to
+        what the network takes. Raises EngineError for tiles, and when it is called for a file that gives no scores.
         """
-        mean_mask = getattr(self.engine, "mean_mask", None)
-        if mean_mask is None or self.tiling is not None:
-            raise EngineError(
-                f"several scales and flip need a class's scores, which {self.engine.name} on a deployed file or tiles do not "
-                "give: use engine torch, without tiles"
-            )
+        if self.tiling is not None:
+            raise EngineError("several scales and flip see the whole picture: leave out the tiles")
         if not scales or not all(SMALLEST_SCALE <= scale <= LARGEST_SCALE for scale in scales):
             raise EngineError(f"scales must be {SMALLEST_SCALE} to {LARGEST_SCALE}, not {tuple(scales)}")
 
         def predict(image: Image.Image) -> np.ndarray:
             size = (image.height, image.width)
             frame = Frame.of(self.preprocess, size, self.size)
-            views: list[tuple[np.ndarray, bool]] = []
+            total: Any = 0.0
             for scale in scales:
                 step = self.preprocess.multiple
                 h, w = (max(step, round(scale * side / step) * step) for side in frame.network)
                 check_fits(self.header, (h, w), str(self.path))
                 seen = Frame.of(self.preprocess, size, (h, w)).to_network(image)
-                views += [(seen, False), (seen[:, ::-1], True)] if flip else [(seen, False)]
-            mask: np.ndarray = mean_mask(views, frame.network)
-            return frame.mask_back(mask)
+                total += resized(self._probabilities(seen), frame.network)
+                if flip:
+                    total += resized(self._probabilities(seen[:, ::-1])[..., ::-1], frame.network)
+            return frame.mask_back(total.argmax(0).astype(np.uint8))
 
         return predict
+
+    def _probabilities(self, image: np.ndarray) -> np.ndarray:
+        """float32 [C, h, w] of uint8 [h, w, 3]: the softmax of the scores."""
+        found = self.engine.run(np.ascontiguousarray(image[None]), scores=True)
+        if "scores" not in found:
+            raise EngineError(
+                f"{self.path}: gives no scores of the classes, which several scales and flip need: export it with "
+                "`espy export MODEL --scores`, or use engine torch"
+            )
+        scores = found["scores"][0]
+        powers = np.exp(scores - scores.max(0))
+        return powers / powers.sum(0)
 
     def close(self) -> None:
         """Give back what the engine holds."""

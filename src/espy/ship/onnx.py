@@ -183,7 +183,7 @@ def _compare(path: Path, deployed: Deployed, header: Header, name: Path) -> Repo
             image = Frame.of(header.preprocess, picture.size, network_size).to_network(picture.image)[None]
             with torch.inference_mode():
                 mask, scores = (t.numpy() for t in deployed(torch.from_numpy(np.array(image))))
-            found = engine.run(image)
+            found = engine.run(image, scores=True)
             equal = min(equal, float((found["mask"] == mask).mean()))
             if "scores" in found:
                 error = max(error, float(np.abs(found["scores"] - scores).max() / np.abs(scores).max()))

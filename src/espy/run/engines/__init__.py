@@ -1,7 +1,8 @@
 """Engines: what runs a model file. One file each, one protocol for all.
 
-An engine takes uint8 [N, h, w, 3] RGB pictures at the network's size and returns a dict of arrays by name, "mask" uint8
-[N, h, w] for segmentation. It may be called from several threads, and never computes in another precision than asked for.
+An engine takes uint8 [N, h, w, 3] RGB pictures at the network's size and returns a dict of arrays by name: "mask" uint8
+[N, h, w] for segmentation, and on request "scores" float32 [N, C, h, w], the logits, where the file gives them. It may be
+called from several threads, and never computes in another precision than asked for.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ class Engine(Protocol):
 
     def __init__(self, path: Path, *, threads: int | None, precision: str) -> None: ...
 
-    def run(self, image: np.ndarray) -> dict[str, np.ndarray]:
-        """uint8 [N, h, w, 3] → {"mask": uint8 [N, h, w]} (with scores exported: "scores" float32 [N, C, h, w])."""
+    def run(self, image: np.ndarray, *, scores: bool = False) -> dict[str, np.ndarray]:
+        """uint8 [N, h, w, 3] → {"mask": uint8 [N, h, w]}; `scores`: and "scores", float32 [N, C, h, w], if the file has them."""
 
     def close(self) -> None:
         """Give back what the engine holds; it cannot run any more."""
@@ -83,7 +84,7 @@ def no_deployed_model(inputs: Iterable[str], outputs: Iterable[str]) -> str:
     """What is wrong with a graph of other inputs and outputs than a deployed model's, by their names."""
     return (
         f"takes {sorted(inputs)} and gives {sorted(outputs)}; a deployed model takes 'image' (uint8 [N, H, W, 3]) and "
-        "gives 'mask' (uint8 [N, H, W]): make one with `espy export`"
+        "gives 'mask' (uint8 [N, H, W]), perhaps 'scores' (float32 [N, C, H, W]): make one with `espy export`"
     )
 
 

@@ -37,11 +37,12 @@ class OnnxRuntime:
         outputs = {o.name: (o.type, len(o.shape)) for o in self._session.get_outputs()}
         if inputs != {"image": ("tensor(uint8)", 4)} or outputs.get("mask") != ("tensor(uint8)", 3):
             raise ModelError(f"{path}: {no_deployed_model(inputs, outputs)}")
+        self._scores = outputs.get("scores") == ("tensor(float)", 4)
 
-    def run(self, image: np.ndarray) -> dict[str, np.ndarray]:
+    def run(self, image: np.ndarray, *, scores: bool = False) -> dict[str, np.ndarray]:
         if self._session is None:
             raise EngineError("the engine is closed")
-        names = [output.name for output in self._session.get_outputs()]
+        names = ["mask", "scores"] if scores and self._scores else ["mask"]
         try:
             return dict(zip(names, self._session.run(names, {"image": image}), strict=True))
         except Exception as error:

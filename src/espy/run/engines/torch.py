@@ -51,28 +51,13 @@ class Torch:
         engine._module = module
         return engine
 
-    def run(self, image: np.ndarray) -> dict[str, np.ndarray]:
+    def run(self, image: np.ndarray, *, scores: bool = False) -> dict[str, np.ndarray]:
         if self._module is None:
             raise EngineError("the engine is closed")
         with self._torch.inference_mode():
             tensor: torch.Tensor = self._torch.from_numpy(np.array(image)).to(self._module.factor.device)
-            return {"mask": self._module(tensor)[0].cpu().numpy()}
-
-    def mean_mask(self, views: list[tuple[np.ndarray, bool]], size: tuple[int, int]) -> np.ndarray:
-        """uint8 [h, w] of `size`: arg-max of the mean probabilities of views uint8 [*, *, 3], mirrored ones marked."""
-        if self._module is None:
-            raise EngineError("the engine is closed")
-        from espy.nn.units import resize
-
-        total: Any = 0.0
-        with self._torch.inference_mode():
-            for image, mirrored in views:
-                scores = self._module(self._torch.from_numpy(np.array(image[None])).to(self._module.factor.device))[
-                    1
-                ].softmax(1)
-                total = total + resize(scores.flip(3) if mirrored else scores, size, align_corners=False)
-            mask: np.ndarray = total.argmax(1)[0].to(self._torch.uint8).cpu().numpy()
-        return mask
+            outputs = dict(zip(("mask", "scores"), self._module(tensor), strict=True))
+            return {name: outputs[name].cpu().numpy() for name in (outputs if scores else ("mask",))}
 
     def close(self) -> None:
         self._module = None
