@@ -41,11 +41,12 @@ def command(data: str, split: str | None, as_json: bool) -> int:
     if as_json:
         print(json.dumps({"espy": 1, "command": "check", **report.to_dict()}))
     else:
-        _print(report)
+        tell(report)
     return 0 if report.ok else 1
 
 
-def _print(report: Report) -> None:
+def tell(report: Report) -> None:
+    """Print what was found: findings, classes, a line that sums up."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -49,7 +49,9 @@ def open_folder(root: Path, split: str | None = None) -> Dataset:
     items = tuple(Item(picture, mask, name, coding) for name, picture, mask in pairs)
     of_lone = coding if named else Coding.plain(MOST_CLASSES)  # nobody said which classes there are
     lone = tuple(one for part in found for one in part.lone(lambda mask: of_lone))
-    data = Dataset("folder", root, labels, items, gather(rows), lone, NAMES if named else None, looked=not named)
+    seeded = any(name is None for name, _, _ in folders)
+    listed = NAMES if named else None
+    data = Dataset("folder", root, labels, items, gather(rows), lone, listed, looked=not named, seeded=seeded)
     if split is not None and items:
         choose(split, [name for name, _, _ in folders if name] or ["train", "val"], root)
         return data.only(split)

@@ -50,7 +50,7 @@ class Dataset:
 
     `labels[k]` is the class of mask value k; void is 255 and no class. `findings`: what was wrong already when files were
     paired; `espy.data.check.check` says all. `lone`: files in no pair. `names`: the file that names the classes, None where
-    the kind knows them or they were found by looking (`looked`).
+    the kind knows them or they were found by looking (`looked`). `seeded`: whether the splits were drawn by `seeded_split`.
     """
 
     kind: str
@@ -61,6 +61,7 @@ class Dataset:
     lone: tuple[Lone, ...] = ()
     names: str | None = None
     looked: bool = False
+    seeded: bool = False
 
     @property
     def splits(self) -> dict[str, int]:

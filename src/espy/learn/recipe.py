@@ -69,16 +69,16 @@ class Train(Section, frozen=True):
             description="what the labels of `init` mean here: a mapping file or shipped name; by equal names unless given"
         ),
     ] = ""
-    epochs: Count = 100
+    epochs: Annotated[Count, Meta(description="passes over the training pictures")] = 100
     batch: Annotated[Count, Meta(description="pictures a step, over all processes")] = 8
     accumulate: Annotated[
         Count, Meta(description="parts in which a batch goes through the network, to save memory")
     ] = 1
-    optimiser: Literal["sgd", "adamw"] = "adamw"
+    optimiser: Annotated[Literal["sgd", "adamw"], Meta(description="how a gradient becomes a step")] = "adamw"
     rate: Annotated[float, Meta(gt=0, description="the highest learning rate")] = 1e-3
     momentum: Annotated[Share, Meta(description="of sgd")] = 0.9
     weight_decay: Annotated[float, Meta(ge=0, description="of convolutions; norms, slopes and biases have none")] = 1e-2
-    schedule: Literal["cosine", "poly"] = "cosine"
+    schedule: Annotated[Literal["cosine", "poly"], Meta(description="how the rate falls to 0")] = "cosine"
     power: Annotated[float, Meta(gt=0, description="of poly: (1 - progress) ** power")] = 0.9
     warm_up: Annotated[float, Meta(ge=0, description="epochs over which the rate rises from 0")] = 1.0
     clip: Annotated[float, Meta(ge=0, description="largest norm of the gradient; 0: any")] = 1.0
@@ -99,15 +99,15 @@ class Train(Section, frozen=True):
     workers: Annotated[
         int, Meta(ge=-1, description="processes that vary pictures; -1: none on a CPU, else its cores")
     ] = -1
-    seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
+    seed: Annotated[int, Meta(ge=0, lt=2**32, description="of every random choice")] = 0
     save_minutes: Annotated[float, Meta(gt=0, description="a checkpoint is written at least this often")] = 10.0
 
 
 class Loss(Section, frozen=True):
     """What is made small: cross_entropy · CE + dice · Dice, over the labelled pixels, plus the auxiliary head's."""
 
-    cross_entropy: Annotated[float, Meta(ge=0)] = 1.0
-    dice: Annotated[float, Meta(ge=0)] = 0.0
+    cross_entropy: Annotated[float, Meta(ge=0, description="weight of cross-entropy")] = 1.0
+    dice: Annotated[float, Meta(ge=0, description="weight of the Dice loss")] = 0.0
     ohem: Annotated[
         float,
         Meta(gt=0, le=1, description="share of each picture's labelled pixels, those of the largest loss, that count"),
@@ -137,8 +137,8 @@ class Validate(Section, frozen=True):
 class About(Section, frozen=True):
     """What the model file says of itself."""
 
-    title: str = ""
-    data: Annotated[str, Meta(description="what it was trained on")] = ""
+    title: Annotated[str, Meta(description="network and set unless given")] = ""
+    data: Annotated[str, Meta(description="what it was trained on; the set unless given")] = ""
     terms: Annotated[str, Meta(description="on what terms it may be used; those of the pictures")] = ""
 
 
@@ -157,6 +157,13 @@ class Recipe(msgspec.Struct, frozen=True):
 SECTIONS: dict[str, type[msgspec.Struct]] = {
     "data": Data, "train": Train, "loss": Loss, "augment": Augment, "validate": Validate, "card": About,
 }  # fmt: skip
+CHOICES = {
+    "network": f"one of {', '.join(specs.NETWORKS)}; every choice of a network may stand here (docs/python.md)",
+    "width": "s: more is more accurate, larger and slower",
+    "projection": "width of the decoder's pyramids; as the starting weights have it, so that they fit",
+}
+"""What a suggested recipe says of its network."""
+
 FREE_TO_CHANGE = {("train", "workers"), ("train", "save_minutes"), ("validate", "pictures"), ("card", "title"),
                   ("card", "data"), ("card", "terms")}  # fmt: skip
 """Fields that a resumed run may have otherwise: they change no weight."""
@@ -250,10 +257,12 @@ def to_toml(recipe: Recipe, notes: bool = False) -> str:
     lines = []
     for section, table in to_dict(recipe).items():
         lines.append(f"[{section}]")
-        meanings = meaning(SECTIONS[section]) if section in SECTIONS else {}
+        meanings = meaning(SECTIONS[section]) if section in SECTIONS else CHOICES
         for name, value in table.items():
             note = f"  # {meanings[name]}" if notes and meanings.get(name) else ""
             lines.append(f"{name} = {_value(value)}{note}")
+        if notes and section in SECTIONS:
+            lines += [f"# {name}: {text}" for name, text in meanings.items() if name not in table]
         lines.append("")
     return "\n".join(lines)
 

@@ -1,0 +1,110 @@
+"""`espy recipe` as a user meets it: what it says, what it writes, when it refuses, and that its recipe trains."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from espy.learn.recipe import read_recipe
+from samples import SHARED, needs
+from trees import folder, mask, save
+
+CAMVID = SHARED / "data" / "camvid"
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A set in order, photos/ in the folder to stand in."""
+    return folder(tmp_path / "photos")
+
+
+def test_it_writes_a_recipe_and_says_what_was_found_chosen_and_comes_next(espy, photos):
+    outcome = espy("recipe", "folder:photos", "-o", "my.toml")
+    assert outcome.code == 0, outcome
+    text = Path("my.toml").read_text(encoding="utf-8")
+    told = [line.removeprefix("- ") for line in outcome.out.splitlines() if line.startswith("- ")]
+    assert len(told) >= 8
+    comment = " ".join(line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#"))
+    for sentence in told:
+        assert sentence in comment
+    assert outcome.out.endswith(
+        "written: my.toml; it trains, evaluates and deploys with\n  espy train my.toml\n"
+        "  espy eval runs/my/best.safetensors folder:photos\n"
+        "  espy export runs/my/best.safetensors --to onnx -o my.onnx\n"
+    )
+    assert read_recipe("my.toml").data.set == "folder:photos"
+
+
+def test_the_recipe_trains_as_it_stands(espy, photos):
+    """On the weights it names, of a whole ESPNetv2; the overrides keep it short."""
+    assert espy("recipe", "folder:photos", "-o", "my.toml").code == 0
+    outcome = espy("train", "my.toml", "epochs=1", "train.threads=1")
+    assert outcome.code == 0, outcome
+    assert "background <- background, disc <- fresh, box <- fresh" in outcome.err
+    assert Path("runs/my/best.safetensors").is_file()
+
+
+def test_a_set_with_faults_gets_none_and_is_told_as_by_check(espy, photos):
+    save("photos/masks/p1.png", mask(24, 30))
+    save("photos/masks/p2.png", mask(values=(0, 1, 7)))
+    checked, outcome = espy("check", "folder:photos"), espy("recipe", "folder:photos", "-o", "my.toml")
+    assert (checked.code, outcome.code) == (1, 2)
+    assert outcome.out == checked.out
+    assert outcome.err == "espy: folder:photos: has faults, told above: cure them first; no recipe was written\n"
+    assert not Path("my.toml").exists()
+
+
+def test_warnings_are_said_and_a_recipe_is_written(espy, photos):
+    save("photos/masks/p2.png", np.full((24, 32), 255, np.uint8))
+    outcome = espy("recipe", "folder:photos", "-o", "my.toml")
+    assert outcome.code == 0, outcome
+    assert "- warning: masks/p2.png: all void" in outcome.out
+
+
+def test_a_file_that_exists_is_kept_unless_forced(espy, photos):
+    Path("my.toml").write_text("mine")
+    outcome = espy("recipe", "folder:photos", "-o", "my.toml")
+    assert outcome.code == 2
+    assert "--force" in outcome.err
+    assert Path("my.toml").read_text() == "mine"
+    assert espy("recipe", "folder:photos", "-o", "my.toml", "--force").code == 0
+    assert read_recipe("my.toml").train.init == "street"
+    assert sorted(path.name for path in Path.cwd().iterdir()) == ["my.toml", "photos"]
+
+
+def test_the_network_can_be_chosen(espy, photos):
+    assert espy("recipe", "folder:photos", "-o", "my.toml", "--network", "espnet").code == 0
+    assert read_recipe("my.toml").network == {"network": "espnet"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["folder:photos", "-o", "my.txt"], "NAME.toml"), (["folder:photos"], "-o"),
+        (["folder:none", "-o", "a.toml"], "no such folder"), (["photos", "-o", "a.toml"], "KIND:PATH"),
+        (["folder:photos", "-o", "a.toml", "--network", "espnet2"], "'espnetv2'"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_call_that_cannot_work_is_one_line_and_exits_2(espy, photos, arguments, says):
+    outcome = espy("recipe", *arguments)
+    assert outcome.code == 2, outcome
+    assert outcome.out == ""
+    assert outcome.err.startswith("espy: ")
+    assert outcome.err.count("\n") == 1
+    assert says in outcome.err
+
+
+@needs(CAMVID)
+def test_of_camvid_it_finds_classes_films_and_the_mapping(espy):
+    outcome = espy("recipe", f"camvid:{CAMVID}", "-o", "camvid.toml")
+    assert outcome.code == 0, outcome
+    for words in (
+        "train 367, val 101", "every picture has height 360, width 480", "pedestrian 0.66 %", "3.46 % of all pixels are void",
+        "0016E5_00390 to 0016E5_08640 (305 pictures) and 2 more such rows", "0001TP_*",
+    ):  # fmt: skip
+        assert words in outcome.out
+    recipe = read_recipe("camvid.toml")
+    assert recipe.train.init_mapping == "cityscapes-camvid"
+    assert recipe.loss.class_weights == "frequency"
+    assert (recipe.data.size, recipe.augment.crop) == ((352, 480), None)
