@@ -1,19 +1,21 @@
-"""Print the table of networks that README.md shows, counted on the networks; `--check` compares README.md with it."""
+"""Print the tables that the documents show: networks, counted, and a recipe's fields; `--check` compares the documents."""
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
 import espy
+from espy.learn.recipe import SECTIONS
 from espy.nn.count import macs, parameters
 from espy.published import REPORTED
 
-README = Path(__file__).resolve().parents[1] / "README.md"
-START, END = "<!-- networks -->", "<!-- /networks -->"
+ROOT = Path(__file__).resolve().parents[1]
 SIZE = (512, 1024)  # (height, width)
 CLASSES = 20
 
@@ -53,17 +55,54 @@ def networks() -> str:
     return "\n".join(lines)
 
 
+def fields() -> str:
+    """The table of a recipe's fields, Markdown."""
+    lines = ["| field | values | default | meaning |", "|---|---|---|---|"]
+    for section, kind in SECTIONS.items():
+        schema = msgspec.json.schema(kind)
+        for name, rule in schema["$defs"][kind.__name__]["properties"].items():
+            default = f"`{json.dumps(rule['default'])}`" if rule.get("default") is not None else "–"
+            lines.append(f"| `{section}.{name}` | {values(rule)} | {default} | {rule['description']} |")
+    return "\n".join(lines)
+
+
+def values(rule: dict[str, Any]) -> str:
+    """The values that a JSON schema allows, in words."""
+    if "anyOf" in rule:
+        return " or ".join(values(one) for one in rule["anyOf"] if one != {"type": "null"})
+    if "enum" in rule:
+        return ", ".join(f"`{value}`" for value in rule["enum"])
+    if rule["type"] == "array":
+        one = values((rule.get("prefixItems") or [rule["items"]])[0])
+        return f"{len(rule['prefixItems'])} {one}s" if "prefixItems" in rule else f"{one}s"
+    bounds = [
+        f"{words} {rule[key]}"
+        for key, words in (
+            ("minimum", "from"), ("exclusiveMinimum", "above"), ("maximum", "to"), ("exclusiveMaximum", "below"),
+        )
+        if key in rule
+    ]  # fmt: skip
+    kind = {"string": "text", "boolean": "`true`, `false`", "integer": "whole number", "number": "number"}[rule["type"]]
+    return " ".join([kind, *bounds])
+
+
+TABLES = {"README.md": ("networks", networks), "docs/train.md": ("fields", fields)}
+"""Document → its table's name and what makes it; it stands between `<!-- NAME -->` and `<!-- /NAME -->`."""
+
+
 def main(arguments: list[str]) -> int:
-    """Print the table, or say whether README.md holds it."""
-    table = networks()
-    if "--check" not in arguments:
-        print(table)
-        return 0
-    found = README.read_text(encoding="utf-8").partition(START)[2].partition(END)[0].strip()
-    if found != table:
-        print(f"README.md: the table of networks differs from what is counted; between its markers belongs:\n{table}")
-        return 1
-    return 0
+    """Print the tables, or say whether the documents hold them."""
+    wrong = 0
+    for document, (name, make) in TABLES.items():
+        table = make()
+        if "--check" not in arguments:
+            print(table)
+            continue
+        text = (ROOT / document).read_text(encoding="utf-8")
+        if text.partition(f"<!-- {name} -->")[2].partition(f"<!-- /{name} -->")[0].strip() != table:
+            print(f"{document}: the table of {name} differs from the code; between its markers belongs:\n{table}")
+            wrong = 1
+    return wrong
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ class TestCommands:
                 assert program == "make", line
                 assert verb in targets, line
 
-    def test_the_table_of_networks_is_the_counted_one(self):
+    def test_the_tables_of_networks_and_of_a_recipes_fields_are_those_of_the_code(self):
         check = subprocess.run(
             [sys.executable, ROOT / "docs" / "tables.py", "--check"], capture_output=True, text=True, check=False
         )
