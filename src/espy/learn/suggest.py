@@ -35,7 +35,8 @@ MOST_TRAINED = 384 * 640  # pixels of a crop in training, which takes half the t
 BATCH = 8
 STEPS = 7500  # in a run: 60,000 pictures of MOST_TRAINED pixels are a night's work
 LOOKS = 50  # validations in a run
-WIDTH = 2.0  # of ESPNetv2: the accurate one, of which there are weights to start from
+WIDTH = 2.0  # of ESPNetv2: the accurate one
+STARTS = ("street", "objects")  # bundled ESPNetv2 of this width that were trained on thousands of pictures
 RARE = 0.01  # share of the labelled pixels below which a class makes all be weighted
 MUCH_LARGER = 2.0  # times what the network sees: from here on it is said that small things vanish
 ONE_SHAPE = 1.2  # widest shape by narrowest: from here on it is said that pictures are stretched
@@ -227,15 +228,14 @@ class Start:
 
     @classmethod
     def best(cls, labels: Sequence[str]) -> Start:
-        """Of the bundled ESPNetv2 of WIDTH the one that knows most of these classes, the first of equals."""
-        headers = {name: read_safetensors(bundle.path(name, ".safetensors"))[0] for name in bundle.NAMES}
+        """Of STARTS the one that knows most of these classes, the first of equals."""
         starts = []
-        for name, header in headers.items():
-            if isinstance(header.spec, specs.ESPNetv2) and header.spec.width == WIDTH:
-                mapping = fitting_mapping(header.labels, labels)
-                meant = read_mapping(mapping) if mapping else {label.name: label.name for label in header.labels}
-                known = {_plain(meaning) for meaning in meant.values()}
-                starts.append(cls(name, header, mapping, tuple(n for n in labels if _plain(n) in known)))
+        for name in STARTS:
+            header = read_safetensors(bundle.path(name, ".safetensors"))[0]
+            mapping = fitting_mapping(header.labels, labels)
+            meant = read_mapping(mapping) if mapping else {label.name: label.name for label in header.labels}
+            known = {_plain(meaning) for meaning in meant.values()}
+            starts.append(cls(name, header, mapping, tuple(n for n in labels if _plain(n) in known)))
         return max(starts, key=lambda start: len(start.known))
 
 
