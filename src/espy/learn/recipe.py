@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
+from math import isfinite
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -164,6 +165,12 @@ CHOICES = {
 }
 """What a suggested recipe says of its network."""
 
+HOMES: dict[str, str] = {
+    **{choice: "network" for kind in specs.NETWORKS.values() for choice in ("network", *kind.__struct_fields__)},
+    **{field: section for section, kind in SECTIONS.items() for field in kind.__struct_fields__},
+}
+"""Field → its section: no two sections have a field of one name, so an override needs no section."""
+
 FREE_TO_CHANGE = {("train", "workers"), ("train", "save_minutes"), ("validate", "pictures"), ("card", "title"),
                   ("card", "data"), ("card", "terms")}  # fmt: skip
 """Fields that a resumed run may have otherwise: they change no weight."""
@@ -178,37 +185,37 @@ def read_recipe(path: str | Path, overrides: Iterable[str] | Mapping[str, Any] =
         data = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise RecipeError(f"{path}: is not TOML: {error}") from None
     return from_dict(data, overrides, str(path))
 
 
 def from_dict(data: dict[str, Any], overrides: Iterable[str] | Mapping[str, Any] = (), where: str = "recipe") -> Recipe:
     """The recipe of a dict of sections, with overrides. Raises RecipeError."""
-    tables = {name: dict(table) if isinstance(table, dict) else table for name, table in data.items()}
+    known = ["network", *SECTIONS]
+    for section, table in data.items():
+        if section in known and not isinstance(table, dict):
+            raise RecipeError(f"{where}: {section} is a section: write [{section}] and its fields below it")
+    tables = {section: dict(table) if isinstance(table, dict) else {} for section, table in data.items()}
     pairs = overrides.items() if isinstance(overrides, Mapping) else (_parse(text) for text in overrides)
     for key, value in pairs:
         section, name = _place(key, where)
         tables.setdefault(section, {})[name] = value
-    known = ["network", *SECTIONS]
-    for section, table in tables.items():
+    for section in tables:
         if section not in known:
-            raise RecipeError(f"{where}: no section [{section}]: {nearest(section, known)}")
-        if not isinstance(table, dict):
-            raise RecipeError(f"{where}: {section} is a section: write [{section}] and its fields below it")
-        fields = SECTIONS[section].__struct_fields__ if section in SECTIONS else ()
-        for name in table if fields else ():
-            if name not in fields:
-                raise RecipeError(f"{where}: [{section}] has no field {name!r}: {nearest(name, fields)}")
-    for section, needed in (("network", "network"), ("data", "set")):
+            cure = f"it belongs below [{HOMES[section]}]" if section in HOMES else nearest(section, known)
+            raise RecipeError(f"{where}: no section [{section}]: {cure}")
+    for section, needed, such in (("network", "network", "espnetv2"), ("data", "set", "folder:photos")):
         if needed not in tables.get(section, {}):
-            raise RecipeError(f"{where}: [{section}] lacks {needed!r}")
+            raise RecipeError(f'{where}: [{section}] lacks {needed!r}: add a line such as {needed} = "{such}"')
     parts: dict[str, Any] = {}
     for section, kind in SECTIONS.items():
+        table = tables.get(section, {})
+        _check(section, table, where)
         try:
-            parts[section] = msgspec.convert(tables.get(section, {}), kind)
+            parts[section] = msgspec.convert(table, kind)
         except msgspec.ValidationError as error:
-            raise RecipeError(f"{where}: [{section}] {_plain(str(error))}") from None
+            raise RecipeError(f"{where}: [{section}] {_plain(str(error), table)}") from None
     try:
         specs.from_dict({"classes": 2, **tables["network"]})
     except SpecError as error:
@@ -216,9 +223,32 @@ def from_dict(data: dict[str, Any], overrides: Iterable[str] | Mapping[str, Any]
     return Recipe(network=tables["network"], **parts)
 
 
-def _plain(message: str) -> str:
-    text, _, at = message.partition(" - at `$.")
-    return f"{at.strip('`')}: {text.replace('`', '')}" if at else text.replace("`", "")
+def _check(section: str, table: dict[str, Any], where: str) -> None:
+    """Raise RecipeError, with what is known, for names and values that a type alone does not explain."""
+    hints = get_type_hints(SECTIONS[section])
+    for name, value in table.items():
+        at = f"{where}: [{section}] {name}"
+        if name not in hints:
+            raise RecipeError(f"{where}: [{section}] has no field {name!r}: {nearest(name, list(hints))}")
+        choices = [
+            c for part in (hints[name], *get_args(hints[name])) if get_origin(part) is Literal for c in get_args(part)
+        ]
+        if choices and type(value) is type(choices[0]) and value not in choices:
+            close = nearest(value, choices) if isinstance(value, str) else f"known: {', '.join(map(str, choices))}"
+            raise RecipeError(f"{at} = {_value(value)}: {close}")
+        for one in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(one, float) and not isfinite(one):
+                raise RecipeError(f"{at} is {one}: give a finite number")
+            if isinstance(one, str) and not one.isascii() and one != one.encode(errors="replace").decode():
+                raise RecipeError(f"{at} holds characters that are no Unicode text: a recipe cannot carry them")
+
+
+def _plain(message: str, table: Mapping[str, Any]) -> str:
+    """msgspec's 'Expected `int` >= 1 - at `$.epochs`' as 'epochs = 0: expected int >= 1'."""
+    text, _, at = message.replace("`", "").partition(" - at $.")
+    found = table.get(at)
+    shown = f" = {_value(found)}" if isinstance(found, str | int | float) else ""
+    return f"{at}{shown}: {text[0].lower()}{text[1:]}" if at else text
 
 
 def _parse(text: str) -> tuple[str, Any]:
@@ -227,7 +257,7 @@ def _parse(text: str) -> tuple[str, Any]:
         raise RecipeError(f"{text!r}: write key=value, such as train.epochs=50")
     try:
         return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return key.strip(), value.strip()  # a bare word
 
 
@@ -236,19 +266,14 @@ def _place(key: str, where: str) -> tuple[str, str]:
     section, dot, name = key.partition(".")
     if dot:
         return section, name
-    homes = [section for section, kind in SECTIONS.items() if key in kind.__struct_fields__]
-    if len(homes) == 1:
-        return homes[0], key
-    every = [f"{section}.{field}" for section, kind in SECTIONS.items() for field in kind.__struct_fields__]
-    if homes:
-        raise RecipeError(f"{where}: {key!r} stands in {' and '.join(homes)}: write {homes[0]}.{key}")
-    close = nearest(key, [field.partition(".")[2] for field in every])
-    raise RecipeError(f"{where}: no field {key!r}: {close if 'mean' in close else 'write section.field'}")
+    if key not in HOMES:
+        raise RecipeError(f"{where}: no field {key!r}: {nearest(key, list(HOMES))}")
+    return HOMES[key], key
 
 
 def to_dict(recipe: Recipe) -> dict[str, dict[str, Any]]:
     """Sections and fields as JSON and TOML have them; fields without a value are left out."""
-    data: dict[str, dict[str, Any]] = msgspec.to_builtins(recipe)
+    data: dict[str, dict[str, Any]] = json.loads(json.dumps(msgspec.to_builtins(recipe)))  # tuples become lists
     return {section: {k: v for k, v in table.items() if v is not None} for section, table in data.items()}
 
 
