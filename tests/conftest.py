@@ -1,6 +1,7 @@
 """Fixtures that several rooms share: tiny models, made once a session."""
 
 import pytest
+import torch
 from filelock import FileLock
 
 from espy import build
@@ -49,3 +50,12 @@ def tiny_onnx(tmp_path_factory, tiny_espnet):
     from espy import export
 
     return once(tmp_path_factory, "tiny_espnet.onnx", lambda path: export(tiny_espnet, path=path))
+
+
+@pytest.fixture
+def one_thread():
+    """PyTorch on one thread, which tiny maps want; what a recipe or model sets meanwhile is undone."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

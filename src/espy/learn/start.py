@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from espy import spec as specs
 from espy.errors import ModelError
 from espy.header import Header, read_safetensors
 from espy.labels import Label
@@ -18,7 +19,7 @@ from espy.measure.mapping import table
 from espy.nn.build import build, weights_of
 from espy.published import load_published
 from espy.run.predictor import resolve
-from espy.spec import ESPNetv2, Spec
+from espy.spec import ESPNet, ESPNetv2, Spec
 
 MORE_CLASSES = 10  # what a width that follows the number of classes is told by
 
@@ -28,6 +29,7 @@ class Taken:
     """What a network started with: tensors `whole`, those whose rows follow the classes (`by_class`), and `fresh` ones.
 
     `classes`: class → the source's label whose row it got, or None. `unused`: tensors of the source that have no place.
+    `hint`: what to choose so that less is fresh.
     """
 
     source: str
@@ -36,6 +38,7 @@ class Taken:
     fresh: dict[str, str]
     unused: tuple[str, ...]
     classes: dict[str, str | None] = field(default_factory=dict)
+    hint: str = ""
 
     def lines(self) -> list[str]:
         """The report in words."""
@@ -45,6 +48,8 @@ class Taken:
             said.append(f"taken class by class: {', '.join(self.by_class)}: {rows}")
         for (module, why), names in _grouped(self.fresh).items():
             said.append(f"fresh: {module} ({len(names)} {'tensor' if len(names) == 1 else 'tensors'}: {why})")
+        if self.hint:
+            said[-1] += f"; {self.hint}"
         if self.unused:
             said.append(f"not used: {', '.join(self.unused)}")
         return said
@@ -71,14 +76,21 @@ def start(network: nn.Module, labels: Sequence[Label], init: str, mapping: Mappi
     """Copy what fits of `init` into the network.
 
     A tensor is taken where its shape agrees but for dimensions that follow the number of classes; of those, class by
-    class: the row of the first of the source's labels that means the class (by `mapping`, else by equal names).
-    Raises ModelError where the networks have next to nothing in common.
+    class: the row of the first of the source's labels that means the class (by `mapping`, else by equal names). With as
+    many classes as the source only the logits' own rows change places: maps before them fit as they are, whatever the
+    classes mean. A source of ESPNet-A, -B or -C is the encoder of the full network (the authors' second stage). Raises
+    ModelError where the networks have next to nothing in common.
     """
     header, arrays = read_source(init)
     spec: Spec = network.spec  # type: ignore[assignment]
+    within = "encoder." if _is_encoder(header.spec) and not _is_encoder(spec) else ""
+    arrays = {within + name: array for name, array in arrays.items()}
     rows = class_rows(header.labels, labels, mapping)
-    ours, theirs = class_dimensions(spec), class_dimensions(header.spec)
-    same = [label.name for label in header.labels] == [label.name for label in labels]
+    if spec.classes == header.spec.classes:
+        ours = theirs = {} if rows == list(range(len(labels))) else logit_dimensions(network)
+    else:
+        ours = class_dimensions(spec)
+        theirs = {within + name: dimensions for name, dimensions in class_dimensions(header.spec).items()}
     weights = weights_of(network)
     whole, by_class, fresh = [], [], {}
     with torch.no_grad():
@@ -88,7 +100,7 @@ def start(network: nn.Module, labels: Sequence[Label], init: str, mapping: Mappi
                 continue
             source = torch.from_numpy(np.array(arrays[name])).to(tensor.dtype)
             dimensions = ours.get(name, ())
-            if tensor.shape == source.shape and (same or not dimensions):
+            if tensor.shape == source.shape and not dimensions:
                 tensor.copy_(source)
                 whole.append(name)
             elif dimensions and dimensions == theirs.get(name) and _fits(tensor, source, dimensions):
@@ -98,14 +110,35 @@ def start(network: nn.Module, labels: Sequence[Label], init: str, mapping: Mappi
                 fresh[name] = f"{_shape(source)} there, {_shape(tensor)} here"
     if len(whole) < len(weights) / 2:
         raise ModelError(
-            f"{init}: {len(whole)} of this network's {len(weights)} tensors fit: it holds {header.spec.__class__.__name__}, "
-            f"this is {spec.__class__.__name__}: choose the same network and width, or leave init empty"
+            f"{init}: {len(whole)} of this network's {len(weights)} tensors fit: it holds {_named(header.spec)}, this is "
+            f"{_named(spec)}: choose the same network and width, or leave init empty"
         )
     classes = {
         label.name: header.labels[row].name if row >= 0 else None for label, row in zip(labels, rows, strict=True)
     }
-    return Taken(init, tuple(whole), tuple(by_class), fresh, tuple(n for n in arrays if n not in weights),
-                 classes if by_class else {})  # fmt: skip
+    unused = tuple(name for name in arrays if name not in weights)
+    return Taken(
+        init, tuple(whole), tuple(by_class), fresh, unused, classes if by_class else {}, _hint(spec, header.spec)
+    )
+
+
+def _is_encoder(spec: Spec) -> bool:
+    return isinstance(spec, ESPNet) and spec.variant != "full"
+
+
+def _named(spec: Spec) -> str:
+    """A network in a few words."""
+    size = f"variant {spec.variant}, widths {spec.widths}" if isinstance(spec, ESPNet) else f"width {spec.width}"
+    return f"{specs.to_dict(spec)['network']} ({size})"
+
+
+def _hint(spec: Spec, source: Spec) -> str:
+    if (
+        isinstance(spec, ESPNetv2) and isinstance(source, ESPNetv2) and spec.projection is None
+        and spec.pyramid_width != source.pyramid_width
+    ):  # fmt: skip
+        return f"network.projection = {source.pyramid_width} would take the decoder too"
+    return ""
 
 
 def class_rows(source: Sequence[Label], labels: Sequence[Label], mapping: Mapping[str, str] | None) -> list[int]:
@@ -117,6 +150,13 @@ def class_rows(source: Sequence[Label], labels: Sequence[Label], mapping: Mappin
     return [int(np.argmax(meant == place)) if (meant == place).any() else -1 for place in range(len(labels))]
 
 
+def logit_dimensions(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Tensor name → its dimension along which the logits' classes lie: weight and bias of the last convolution."""
+    convolutions = [(n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+    name, last = convolutions[-1]
+    return {f"{name}.weight": (1 if isinstance(last, nn.ConvTranspose2d) else 0,), f"{name}.bias": (0,)}
+
+
 def class_dimensions(spec: Spec) -> dict[str, tuple[int, ...]]:
     """Tensor name → its dimensions that are as long as there are classes, and would be with more of them."""
     if isinstance(spec, ESPNetv2):
@@ -125,9 +165,9 @@ def class_dimensions(spec: Spec) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
         one, two = weights_of(build(spec)), weights_of(build(more))
     found = {}
-    for name, tensor in one.items():
+    for name in one.keys() & two.keys():  # an ESP whose width divides evenly has fewer tensors
         sides = [
-            d for d, (n, m) in enumerate(zip(tensor.shape, two[name].shape, strict=True))
+            d for d, (n, m) in enumerate(zip(one[name].shape, two[name].shape, strict=True))
             if n == spec.classes and m == more.classes
         ]  # fmt: skip
         if sides:
