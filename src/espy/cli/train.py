@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import click
 
 from espy.cli import text
-from espy.errors import EngineError
+from espy.errors import EngineError, EspyError
 from espy.learn.watch import Progress, Watch
 
 NEEDED = ("torch", "lightning_fabric", "tensorboard", "filelock")
@@ -34,6 +35,22 @@ def command(recipe: Path, overrides: tuple[str, ...], out: Path | None, resume: 
 
     Example: espy train my.toml epochs=50
     """
+    call = (recipe, overrides, out, resume, show, profile)
+    if not int(os.environ.get("LOCAL_RANK", 0)):
+        return _train(*call)
+    # Of the processes that torchrun starts on a machine only the first one speaks.
+    with (
+        Path(os.devnull).open("w") as nothing,
+        contextlib.redirect_stdout(nothing),
+        contextlib.redirect_stderr(nothing),
+    ):
+        try:
+            return _train(*call)
+        except EspyError:
+            return 2
+
+
+def _train(recipe: Path, overrides: tuple[str, ...], out: Path | None, resume: bool, show: bool, profile: bool) -> int:
     from espy.learn import recipe as recipes
 
     followed = recipes.read_recipe(recipe, overrides)

@@ -6,6 +6,7 @@ only its weights, the optimiser's and the average's state and the step to go on 
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import os
@@ -30,7 +31,7 @@ from torch.profiler import record_function
 from espy import spec as specs
 from espy.data.loader import Batch, Order, Samples, batches, steps_in_epoch
 from espy.errors import EspyError
-from espy.evaluation import Evaluation, evaluate
+from espy.evaluation import Evaluation, evaluate, number
 from espy.header import Card, Header, Metric, Preprocess, write_safetensors
 from espy.learn import checkpoint
 from espy.learn.average import Average
@@ -95,13 +96,16 @@ def train(
         raise RecipeError("overrides go with a recipe's file: build the Recipe with them")
     if folder is None:
         raise RecipeError("a run of a Recipe in memory needs a folder=")
-    sets = open_sets(recipe.data, say=watch.say, advance=watch.look)
-    recipe = resolve(recipe, sets)
     fabric = make_fabric(recipe)
-    kept = RunFolder(Path(folder), recipe, resume=resume) if fabric.is_global_zero else None
+    kept = None
     try:
+        with together(fabric):
+            sets = open_sets(recipe.data, say=watch.say, advance=watch.look)
+            recipe = resolve(recipe, sets)
+            kept = RunFolder(Path(folder), recipe, resume=resume) if fabric.is_global_zero else None
         loop = Loop(recipe, sets, fabric, kept, watch)
-        loop.begin(Path(folder), resume)
+        with together(fabric):
+            loop.begin(Path(folder), resume)
         loop.run()
     finally:
         if kept is not None:
@@ -123,7 +127,9 @@ def resolve(recipe: Recipe, sets: Sets) -> Recipe:
     elif isinstance(weights, tuple) and (
         len(weights) != classes or not all(0 <= w < math.inf for w in weights) or not any(weights)
     ):
-        raise RecipeError(f"[loss] class_weights are {len(weights)} numbers, the set has {classes} classes")
+        raise RecipeError(
+            f"[loss] class_weights is {list(weights)}: give {classes} numbers, one a class of the set, none negative, not all 0"
+        )
     replace = msgspec.structs.replace
     return replace(recipe, network=specs.to_dict(spec), loss=replace(recipe.loss, class_weights=weights))
 
@@ -159,6 +165,39 @@ def make_fabric(recipe: Recipe) -> Fabric:
     return fabric
 
 
+@contextmanager
+def together(fabric: Fabric) -> Iterator[None]:
+    """What fails in one process fails in all, so that none waits for one that has gone. No process may leave it out."""
+    failure: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        if fabric.world_size == 1:
+            raise
+        failure = error
+    if any(most(fabric, failure is not None)):
+        messages = gathered(fabric, None if failure is None else str(failure))
+        rank, message = next((rank, message) for rank, message in enumerate(messages) if message is not None)
+        raise failure or TrainingError(f"process {rank}: {message}")
+
+
+def most(fabric: Fabric, *numbers: int) -> list[int]:
+    """Each number at its largest over all processes."""
+    if fabric.world_size == 1:
+        return list(numbers)
+    largest: Any = fabric.all_reduce(torch.tensor(numbers, dtype=torch.int64, device=fabric.device), reduce_op="max")
+    found: list[int] = largest.tolist()
+    return found
+
+
+def gathered(fabric: Fabric, value: Any) -> list[Any]:
+    """The value that each process has, by rank."""
+    found = [value] * fabric.world_size
+    if fabric.world_size > 1:
+        torch.distributed.all_gather_object(found, value)
+    return found
+
+
 def fastest_precision(device: str) -> str:
     """What the device multiplies fastest."""
     if device == "cuda":
@@ -175,6 +214,11 @@ def header_of(recipe: Recipe, labels: Any, metrics: tuple[Metric, ...] = ()) -> 
     spec = specs.from_dict(recipe.network)
     about = Card(card.title or f"{recipe.network['network']} on {data.set}", card.data or data.set, card.terms, metrics)
     return Header.of(spec, labels, preprocess, about)
+
+
+def rounded(value: float) -> float | None:
+    """A figure for a log; None for nan, which JSON does not have."""
+    return None if math.isnan(value) else round(value, 6)
 
 
 def optimiser_of(learner: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -201,9 +245,12 @@ class Loop:
 
         network = build(self.header.spec, seed=train.seed)
         self.taken = None
-        if train.init:
-            mapping = read_mapping(train.init_mapping) if train.init_mapping else None
-            self.taken = start(network, sets.labels, train.init, mapping)
+        with together(fabric):
+            if train.init:
+                mapping = read_mapping(train.init_mapping) if train.init_mapping else None
+                self.taken = start(network, sets.labels, train.init, mapping)
+        plain = copy.deepcopy(network)  # as a user's: training's layout in memory would change the last bits
+        self.deployed = Deployed(plain, self.header.preprocess).to(fabric.device).eval()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(train.seed)
             self.learner = Learner(
@@ -259,17 +306,21 @@ class Loop:
             source = batches(self.samples, order, workers=workers, pin=cuda)
             while self.state.step < self.steps:
                 began = time.monotonic()
-                self.state.loss_sum += self.step(list(islice(source, train.accumulate)))
+                with together(fabric):
+                    parts = list(islice(source, train.accumulate))
+                self.state.loss_sum += self.step(parts)
                 self.state.step += 1
                 busy += time.monotonic() - began
                 epoch, place = divmod(self.state.step, self.per_epoch)
                 per_step = busy / (self.state.step - first)
                 self._report(epoch, place, per_step)
                 if place == 0:
-                    self._end_epoch(epoch, train.batch / per_step)
-                stop = self._stopping()
-                if place == 0 or stop or time.monotonic() - saved > 60 * train.save_minutes:
-                    self.save()
+                    with together(fabric):
+                        self._end_epoch(epoch, train.batch / per_step)
+                stop, due = most(fabric, self._stop, time.monotonic() - saved > 60 * train.save_minutes)
+                if place == 0 or stop or due:
+                    with together(fabric):
+                        self.save()
                     saved = time.monotonic()
                 if stop:
                     raise SystemExit(stop)
@@ -326,7 +377,8 @@ class Loop:
 
     def _not_finite(self, value: float, parts: list[Batch]) -> str:
         epoch, place = divmod(self.state.step, self.per_epoch)
-        files = [self.sets.train.items[i].picture.name for part in parts for i in part.indices]
+        indices = gathered(self.fabric, [index for part in parts for index in part.indices])
+        files = [self.sets.train.items[index].picture.name for own in indices for index in own]
         return (
             f"the loss is {value} at step {self.state.step} (epoch {epoch + 1}, batch {place + 1} of {self.per_epoch}; files "
             f"{', '.join(files)}): the last checkpoint is from before; lower train.rate, or train in float32"
@@ -344,12 +396,11 @@ class Loop:
         last, found = epoch == self.recipe.train.epochs, None
         if self.kept is not None and self.sets.validate is not None and (epoch % validate.every == 0 or last):
             found = self.validate()
-            line |= {name: round(getattr(found, name), 6) for name in ("miou", "pixel_accuracy", "class_accuracy")}
-            line["iou"] = {name: None if math.isnan(v) else round(v, 6) for name, v in found.iou.items()}
-            state.miou = found.miou
-            better = state.best is None or math.isnan(state.best) or found.miou > state.best
-            if better:
-                state.best = found.miou
+            line |= {name: rounded(getattr(found, name)) for name in ("miou", "pixel_accuracy", "class_accuracy")}
+            line["iou"] = {name: rounded(value) for name, value in found.iou.items()}
+            state.miou = number(found.miou)
+            if state.best is None or found.miou > state.best:
+                state.best = state.miou
                 self._write_weights(self.kept.best, epoch, found)
             if validate.pictures:
                 self._draw(epoch)
@@ -359,13 +410,12 @@ class Loop:
             if last:
                 self._write_weights(self.kept.last, epoch, found)
             self.kept.add(line)
-        self.fabric.barrier()
 
     @contextmanager
     def _model(self) -> Iterator[Model]:
         """The averaged weights as the model that a user would load."""
-        deployed = Deployed(self.average.network, self.header.preprocess).to(self.fabric.device).eval()
-        yield Model(Path("run"), self.header, Torch.around(deployed), None, None, MAX_PIXELS)
+        self.deployed.network.load_state_dict(self.average.network.state_dict())
+        yield Model(Path("run"), self.header, Torch.around(self.deployed), None, None, MAX_PIXELS)
 
     def validate(self) -> Evaluation:
         """What `espy eval` says of the averaged weights."""
@@ -387,7 +437,7 @@ class Loop:
 
     def _write_weights(self, path: Path, epoch: int, found: Evaluation | None) -> None:
         metrics: tuple[Metric, ...] = ()
-        if found is not None:
+        if found is not None and not math.isnan(found.miou):
             held = f"held out of {self.recipe.data.train}" if self.recipe.data.hold_out else self.recipe.data.validate
             h, w = self.recipe.data.size
             metrics = (
@@ -412,7 +462,6 @@ class Loop:
         if self.kept is not None:
             self.state.scaler = self.fabric._precision.state_dict()
             checkpoint.write(self.kept.checkpoint, self.arrays(), {**vars(self.state)})
-        self.fabric.barrier()
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Every tensor that a run needs to go on."""
@@ -459,10 +508,3 @@ class Loop:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-    def _stopping(self) -> int:
-        """The exit code where any process was asked to stop, else 0."""
-        if self.fabric.world_size == 1:
-            return self._stop
-        asked: Any = self.fabric.all_reduce(torch.tensor(self._stop, device=self.fabric.device), reduce_op="max")
-        return int(asked)

@@ -31,7 +31,9 @@ def profile(recipe: Recipe, *, steps: int = STEPS, operators: int = 12) -> str:
     loop = Loop(recipe, sets, fabric, None, Watch())
     loop.samples.keep()
     train = recipe.train
-    order = Order(len(sets.train), train.batch, train.seed, 0, steps + 1, parts=train.accumulate)
+    order = Order(
+        len(sets.train), train.batch, train.seed, 0, steps + 1, fabric.global_rank, fabric.world_size, train.accumulate
+    )
     source = batches(loop.samples, order, workers=max(0, train.workers))
     loop.step(list(islice(source, train.accumulate)))  # allocations and kernels' choices
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if fabric.device.type == "cuda" else [])

@@ -30,19 +30,17 @@ class Learner(Deployed):
                     module.register_forward_hook(_to_channels_last)
         self.head: nn.Conv2d | None = None
         if auxiliary:
-            maps, channels = deepest(network)
+            _, channels = deepest(network)
             self.head = nn.Conv2d(channels, network.spec.classes, 1)  # type: ignore[union-attr, arg-type]
-            maps.register_forward_hook(self._keep)
-
-    def _keep(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        self._deepest = output
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        scores = self.scores(image)
         if self.head is None or not self.training:
-            return (scores,)
-        maps, self._deepest = self._deepest, None  # type: ignore[assignment]
-        return scores, resize(self.head(maps), (image.shape[1], image.shape[2]), align_corners=False)
+            return (self.scores(image),)
+        module, _ = deepest(self.network)
+        maps: list[Tensor] = []
+        with module.register_forward_hook(lambda module, inputs, output: maps.append(output)):
+            scores = self.scores(image)
+        return scores, resize(self.head(maps[0]), (image.shape[1], image.shape[2]), align_corners=False)
 
 
 def strided_depthwise(module: nn.Conv2d) -> bool:
