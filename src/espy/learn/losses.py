@@ -7,6 +7,7 @@ batch is divided into parts and processes: add up the counts first, then every p
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +25,7 @@ def frequency_weights(pixels: Sequence[int]) -> list[float]:
     """One weight a class, 1 / ln(1.1 + its share of the labelled pixels), scaled to mean 1.
 
     >>> [round(w, 3) for w in frequency_weights([90, 10])]
-    [0.419, 1.581]
+    [0.417, 1.583]
     """
     shares = torch.tensor(pixels, dtype=torch.float64) / max(1, sum(pixels))
     weights = 1 / torch.log(ENET + shares)
@@ -34,10 +35,10 @@ def frequency_weights(pixels: Sequence[int]) -> list[float]:
 class Objective:
     """cross_entropy · CE + dice · Dice, of logits [N, C, H, W] float32 against truth [N, H, W] uint8, 255 void.
 
-    CE: mean of −w_t·log p_t over the labelled pixels, divided by the mean of w_t; with `ohem` < 1 over that share of each
-    picture's labelled pixels whose loss is largest (Wu et al. 2016; rounded up), divided by their number alone.
+    CE: mean of −w_t·Σ_c y_c·log p_c over the labelled pixels, divided by the mean of w_t; with `ohem` < 1 over that share of
+    each picture's labelled pixels whose loss is largest (Wu et al. 2016; rounded up), divided by their number alone.
     Dice: 1 − (2·Σ p·y + 1) / (Σ p + Σ y + 1), mean over the classes that a picture holds, then over the pictures.
-    `weights`: w, float32 [C]. `smoothing` ε: the truth is 1 − ε + ε/C at its class, ε/C elsewhere.
+    `weights`: w, float32 [C]. `smoothing` ε: in CE y is 1 − ε + ε/C at the true class t and ε/C elsewhere.
     """
 
     def __init__(
@@ -45,18 +46,19 @@ class Objective:
         weights: Tensor | None = None,
     ):  # fmt: skip
         self.shares = (cross_entropy, dice)
-        self.ohem, self.smoothing, self.weights = ohem, smoothing, weights
+        self.ohem, self.smoothing = ohem, smoothing
+        self.weights = None if weights is None else F.pad(weights, (0, VOID + 1 - len(weights)))  # void weighs 0
 
     def counts(self, truth: Tensor) -> Tensor:
-        """float64 [2]: what the sums of CE and Dice are divided by."""
+        """float32 [2]: what the sums of CE and Dice are divided by."""
         valid = truth != VOID
         if self.ohem < 1:
-            pixels = self._hardest(valid).sum()
+            pixels = valid.new_tensor(sum(self._hardest(valid)), dtype=torch.float32)
         elif self.weights is not None:
-            pixels = self.weights.double()[truth[valid].long()].sum()
+            pixels = self.weights[truth.long()].sum()
         else:
             pixels = valid.sum()
-        return torch.stack([pixels.double(), valid.flatten(1).any(1).sum().double()])
+        return torch.stack([pixels.float(), valid.flatten(1).any(1).sum().float()])
 
     def sums(self, logits: Tensor, truth: Tensor) -> Tensor:
         """float32 [2]: the sums of CE and Dice, 0 where the loss has no share of them."""
@@ -69,20 +71,20 @@ class Objective:
         return (sums / counts.clamp(min=1e-12).to(sums) * sums.new_tensor(self.shares)).sum()
 
     def _cross_entropy(self, logits: Tensor, truth: Tensor) -> Tensor:
-        hard = self.ohem < 1
+        # [N, H, W], 0 where void; summed below, as its own sum on CUDA differs from run to run
         losses = F.cross_entropy(
-            logits, truth.long(), self.weights, ignore_index=VOID, label_smoothing=self.smoothing,
-            reduction="none" if hard else "sum",
-        )  # fmt: skip
-        if not hard:
-            return losses
-        numbers = self._hardest(truth != VOID)
-        kept = [one.flatten().topk(int(k)).values.sum() for one, k in zip(losses, numbers, strict=True)]
-        return torch.stack(kept).sum()
+            logits, truth.long(), ignore_index=VOID, label_smoothing=self.smoothing, reduction="none"
+        )
+        if self.weights is not None:
+            losses = losses * self.weights[truth.long()]
+        if self.ohem < 1:
+            numbers = self._hardest(truth != VOID)
+            losses = torch.cat([one.flatten().topk(k).values for one, k in zip(losses, numbers, strict=True)])
+        return losses.sum()
 
-    def _hardest(self, valid: Tensor) -> Tensor:
-        """How many pixels of each picture count, int64 [N]."""
-        return (self.ohem * valid.flatten(1).sum(1)).ceil().long()
+    def _hardest(self, valid: Tensor) -> list[int]:
+        """How many pixels of each picture count."""
+        return [ceil(self.ohem * pixels) for pixels in valid.flatten(1).sum(1).tolist()]
 
     def _dice(self, logits: Tensor, truth: Tensor) -> Tensor:
         valid = truth != VOID
