@@ -25,6 +25,6 @@ class Average:
         decay = min(self.decay, (1 + steps) / (10 + steps))
         mine, theirs = self.network.state_dict(), network.state_dict()
         floats = [name for name, tensor in mine.items() if tensor.is_floating_point()]
-        torch._foreach_lerp_([mine[n] for n in floats], [theirs[n] for n in floats], 1 - decay if self.decay else 1.0)
+        torch._foreach_lerp_([mine[n] for n in floats], [theirs[n] for n in floats], 1 - decay)
         for name in mine.keys() - set(floats):
             mine[name].copy_(theirs[name])
