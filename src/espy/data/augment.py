@@ -15,6 +15,7 @@ from msgspec import Meta
 from PIL import Image
 
 from espy.data.masks import VOID
+from espy.header import LARGEST_SIDE, SMALLEST_SIDE
 
 FILL = (124, 116, 104)  # outside the picture: ImageNet's mean colour, 0 once normalised
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
@@ -47,8 +48,9 @@ class Augment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         low, high = self.scale
         if not 0.05 <= low <= high <= 20:
             raise ValueError(f"scale must rise within 0.05 to 20, not {low} to {high}")
-        if self.crop is not None and min(self.crop) < 16:
-            raise ValueError(f"crop must be at least 16 pixels a side, not {min(self.crop)}")
+        for side in self.crop or ():
+            if not SMALLEST_SIDE <= side <= LARGEST_SIDE:
+                raise ValueError(f"crop must be {SMALLEST_SIDE} to {LARGEST_SIDE} pixels a side, not {side}")
 
 
 def view(
@@ -63,12 +65,10 @@ def view(
     to_source = geometry((image.shape[0], image.shape[1]), size, crop, choices, rng)
     matrix = colours(choices, rng)
     pixels = Image.fromarray(image)
-    across = np.hypot(to_source[0, 0], to_source[1, 0])
-    down = np.hypot(to_source[0, 1], to_source[1, 1])
-    steps = max(1, int(across + 1e-6)), max(1, int(down + 1e-6))
-    if steps != (1, 1):  # two taps would skip pixels: average whole ones first
-        pixels = pixels.reduce(steps)
-    scaled = to_source / np.array([[steps[0]], [steps[1]]])
+    across, down = (max(1, int(step + 1e-6)) for step in np.hypot(to_source[:, 0], to_source[:, 1]))
+    if (across, down) != (1, 1):  # two taps would skip pixels: average whole ones first
+        pixels = pixels.reduce((across, down))
+    scaled = to_source / [[across], [down]]
     box = (crop[1], crop[0])
     affine, bilinear, nearest = Image.Transform.AFFINE, Image.Resampling.BILINEAR, Image.Resampling.NEAREST
     pixels = pixels.transform(box, affine, tuple(scaled.ravel()), bilinear, fillcolor=FILL)
