@@ -68,13 +68,13 @@ def view(
     across, down = (max(1, int(step + 1e-6)) for step in np.hypot(to_source[:, 0], to_source[:, 1]))
     if (across, down) != (1, 1):  # two taps would skip pixels: average whole ones first
         pixels = pixels.reduce((across, down))
+    if matrix is not None:  # before the geometry, so that what lies outside keeps its colour
+        pixels = pixels.convert("RGB", tuple(matrix.ravel()))
     scaled = to_source / [[across], [down]]
     box = (crop[1], crop[0])
     affine, bilinear, nearest = Image.Transform.AFFINE, Image.Resampling.BILINEAR, Image.Resampling.NEAREST
     pixels = pixels.transform(box, affine, tuple(scaled.ravel()), bilinear, fillcolor=FILL)
     indices = Image.fromarray(mask).transform(box, affine, tuple(to_source.ravel()), nearest, fillcolor=VOID)
-    if matrix is not None:
-        pixels = pixels.convert("RGB", tuple(matrix.ravel()))
     return np.asarray(pixels), np.asarray(indices)
 
 
