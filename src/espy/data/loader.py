@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from espy.data.augment import Augment, view
 from espy.data.sets import Dataset
+from espy.errors import DataError, EspyError
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +26,7 @@ SHARE_OF_MEMORY = 0.5  # of what is free that the decoded set may take
 UNKNOWN_MEMORY = 4 << 30  # bytes assumed free where the system does not say
 
 Pair = tuple[np.ndarray, np.ndarray]
+Sample = tuple[np.ndarray, np.ndarray, int]
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,10 @@ class Batch:
     images: torch.Tensor
     masks: torch.Tensor
     indices: tuple[int, ...]
+
+    def pin_memory(self) -> Batch:
+        """The same in memory that a GPU copies from without waiting; torch's loader asks for it."""
+        return Batch(self.images.pin_memory(), self.masks.pin_memory(), self.indices)
 
 
 class Samples:
@@ -54,6 +62,7 @@ class Samples:
         """Decode the set into memory; False, and nothing kept, where it does not fit."""
         free = free_memory() * SHARE_OF_MEMORY
         pairs: list[Pair] = []
+        self.bytes = 0
         with ThreadPoolExecutor(THREADS, thread_name_prefix="espy-keep") as pool:
             for index, pair in enumerate(pool.map(self._read, range(len(self.data)))):
                 pairs.append(pair)
@@ -66,7 +75,7 @@ class Samples:
         self._pairs, self.kept = pairs, True
         return True
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, int]:
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
         image, mask = self._pairs[index] if self.kept else self._read(index)
         rng = np.random.default_rng([self.seed, epoch, index])
@@ -133,10 +142,26 @@ class Order:
         return (self.end - self.start) * self.parts
 
 
-def collate(samples: list[tuple[np.ndarray, np.ndarray, int]]) -> Batch:
-    """Samples as one batch."""
+@dataclass(frozen=True)
+class _Told:
+    """Samples whose errors are values: a worker's exception arrives as a traceback in a message, or not at all."""
+
+    samples: Samples
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample | DataError:
+        try:
+            return self.samples[key]
+        except EspyError as error:
+            return DataError(str(error))
+
+
+def collate(samples: list[Sample | DataError]) -> Batch | DataError:
+    """Samples as one batch, or the first error among them."""
     import torch
 
+    for sample in samples:
+        if isinstance(sample, DataError):
+            return sample
     images, masks, indices = zip(*samples, strict=True)
     return Batch(torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(masks)), indices)
 
@@ -148,11 +173,30 @@ def _ignore_signals(worker: int) -> None:
 
 
 def batches(samples: Samples, order: Order, *, workers: int, pin: bool = False) -> Iterator[Batch]:
-    """The batches of an order; `workers` processes vary pictures ahead of the network, 0: this process does."""
+    """The batches of an order; `workers` processes vary pictures ahead of the network, 0: this process does.
+
+    Raises DataError for a picture that can be read no more.
+    """
     from torch.utils.data import DataLoader
 
-    loader: DataLoader[Batch] = DataLoader(
-        samples, batch_sampler=order, num_workers=workers, collate_fn=collate, pin_memory=pin,  # type: ignore[arg-type]
+    shared = workers and sys.platform == "linux"  # a fork sees the pictures kept; other ways copy them to every worker
+    loader: DataLoader[Batch | DataError] = DataLoader(
+        _Told(samples), batch_sampler=order, num_workers=workers, collate_fn=collate, pin_memory=pin,  # type: ignore[arg-type]
         prefetch_factor=4 if workers else None, worker_init_fn=_ignore_signals,
+        multiprocessing_context="fork" if shared else None,
     )  # fmt: skip
-    return iter(loader)
+    source: Any = iter(loader)
+
+    def end() -> None:
+        if workers:
+            source._shutdown_workers()
+
+    atexit.register(end)  # else Python's exit would wait for workers that heed no signal
+    try:
+        for batch in source:
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
+    finally:
+        atexit.unregister(end)
+        end()
