@@ -177,6 +177,31 @@ def test_what_does_not_fit_into_half_of_the_free_memory_is_not_kept_and_its_size
     assert bytes_of(samples[0, 3]) == bytes_of(Samples(data, SIZE, CHOICES, 0)[0, 3])
 
 
+class TestFreeMemory:
+    @pytest.fixture
+    def system(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(loader, "MEMORY", tmp_path / "meminfo")
+        monkeypatch.setattr(loader, "LIMIT", tmp_path / "memory.max")
+        return tmp_path
+
+    def test_files_that_the_system_only_caches_do_not_fill_it(self, system):
+        (system / "meminfo").write_text(
+            "MemTotal:  16000 kB\nMemFree:  100 kB\nMemAvailable:  9000 kB\nCached:  8000 kB\n"
+        )
+        assert loader.free_memory() == 9000 * 1024
+
+    @pytest.mark.parametrize(
+        ("limit", "free"), [("4096\n", 4096), ("max\n", 9000 * 1024), ("99999999999\n", 9000 * 1024)]
+    )
+    def test_a_container_has_no_more_than_its_limit(self, system, limit, free):
+        (system / "meminfo").write_text("MemAvailable:  9000 kB\n")
+        (system / "memory.max").write_text(limit)
+        assert loader.free_memory() == free
+
+    def test_a_system_that_does_not_say_is_taken_to_have_some(self, system):
+        assert loader.free_memory() == loader.UNKNOWN_MEMORY
+
+
 # Batches
 
 on_any_machine = pytest.mark.filterwarnings(

@@ -8,7 +8,9 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 THREADS = min(8, os.cpu_count() or 1)
 SHARE_OF_MEMORY = 0.5  # of what is free that the decoded set may take
 UNKNOWN_MEMORY = 4 << 30  # bytes assumed free where the system does not say
+MEMORY = Path("/proc/meminfo")  # Linux: how much there is
+LIMIT = Path("/sys/fs/cgroup/memory.max")  # and how much a container may take (cgroup 2)
 
 Pair = tuple[np.ndarray, np.ndarray]
 Sample = tuple[np.ndarray, np.ndarray, int]
@@ -93,11 +97,14 @@ class Samples:
 
 
 def free_memory() -> int:
-    """Bytes of memory that are free, as the system says."""
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return UNKNOWN_MEMORY
+    """Bytes of memory that may be taken: with what the system's cache of files would give back, within a container's limit."""
+    found = []
+    with suppress(OSError, ValueError):
+        lines = MEMORY.read_text().splitlines()
+        found += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    with suppress(OSError, ValueError):  # no file, or `max`: no limit
+        found.append(int(LIMIT.read_text()))
+    return min(found, default=UNKNOWN_MEMORY)
 
 
 def steps_in_epoch(pictures: int, batch: int) -> int:
