@@ -291,5 +291,5 @@ def make(network: str, **choices: Any) -> Spec:
 
 def to_dict(spec: Spec) -> dict[str, Any]:
     """The JSON form, every choice written out; `from_dict` reads it back."""
-    data: dict[str, Any] = msgspec.to_builtins(spec)
+    data: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(spec))  # with lists, as it reads back
     return data
