@@ -11,6 +11,8 @@ from typing import IO
 
 from espy.errors import OutputError
 
+PART, ENDING = ".espy-", ".part"  # what a file is called until it is whole
+
 
 @contextlib.contextmanager
 def writing(path: str | Path, *, force: bool = False) -> Iterator[IO[bytes]]:
@@ -19,12 +21,11 @@ def writing(path: str | Path, *, force: bool = False) -> Iterator[IO[bytes]]:
     Folders are made. Raises OutputError where `path` exists and `force` is not given, or cannot be written.
 
     >>> import tempfile
-    >>> folder = tempfile.TemporaryDirectory()
-    >>> with writing(Path(folder.name) / "a") as file:
+    >>> with tempfile.TemporaryDirectory() as folder, writing(Path(folder) / "a") as file:
     ...     _ = file.write(b"whole")
     """
     path = Path(path)
-    part = path.with_name(f".espy-{secrets.token_hex(8)}.part")
+    part = path.with_name(f"{PART}{secrets.token_hex(8)}{ENDING}")
     try:
         refuse_existing(path, force)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,6 +39,15 @@ def writing(path: str | Path, *, force: bool = False) -> Iterator[IO[bytes]]:
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def is_part(path: Path) -> bool:
+    """Whether this is half a file, which stays where the process that wrote it was killed.
+
+    >>> is_part(Path("out/.espy-0f3a.part")), is_part(Path("out/a.part"))
+    (True, False)
+    """
+    return path.name.startswith(PART) and path.name.endswith(ENDING)
 
 
 def refuse_existing(path: Path, force: bool) -> None:

@@ -23,8 +23,9 @@ from PIL import Image
 
 from espy.errors import OutputError
 from espy.learn import recipe as recipes
+from espy.learn.events import Events
 from espy.learn.recipe import Recipe
-from espy.output import write_bytes
+from espy.output import is_part, write_bytes
 from espy.picture.write import write_picture
 from espy.version import VERSION
 
@@ -46,35 +47,39 @@ class RunFolder:
             raise OutputError(f"{path}: another run is writing there: wait for it, or choose another --out") from None
         except OSError as error:
             raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
-        self._writer: Any = None
+        self._events: Events | None = None
         try:
-            self._take(recipe, resume)
+            with self._named(path):
+                self._take(recipe, resume)
         except BaseException:
             self.close()
             raise
 
     def _take(self, recipe: Recipe, resume: bool) -> None:
         kept = self.path / "recipe.toml"
-        if not resume:
-            there = [entry.name for entry in self.path.iterdir() if entry.name != LOCK]
-            if there:
-                raise OutputError(
-                    f"{self.path}: holds {sorted(there)[0]} already: continue that run with --resume, or choose another --out"
-                )
-        elif kept.is_file():
+        there = sorted(entry.name for entry in self.path.iterdir() if entry.name != LOCK and not is_part(entry))
+        if there and not kept.is_file():
+            (self.path / LOCK).unlink(missing_ok=True)  # nothing of ours stays there
+            raise OutputError(f"{self.path}: holds {there[0]} and no recipe.toml, so no run: choose another --out")
+        if there and not resume:
+            raise OutputError(f"{self.path}: holds a run already: continue it with --resume, or choose another --out")
+        if there:
             changed = list(recipes.differences(recipes.read_recipe(kept), recipe))
             if changed:
                 raise OutputError(
-                    f"{self.path}: the run was started with another recipe ({'; '.join(changed)}): resume it with its own "
-                    "recipe.toml, or choose another --out"
+                    f"{self.path}: the run was started with another recipe ({'; '.join(changed)}): continue it with "
+                    f"espy train {kept} --out {self.path} --resume, or choose another --out"
                 )
+        for path in [*self.path.glob(".*"), *(self.path / "pictures").glob(".*")]:
+            if is_part(path):  # a kill left it
+                path.unlink()
         recipes.write_recipe(kept, recipe, force=True)
 
     def note_environment(self, **facts: Any) -> None:
         """Add where and with what the run goes on to environment.json, one entry a start."""
         path = self.path / "environment.json"
         try:
-            starts = json.loads(path.read_text())["starts"]
+            starts = list(json.loads(path.read_text())["starts"])
         except (OSError, ValueError, KeyError, TypeError):
             starts = []
         starts.append(
@@ -91,7 +96,7 @@ class RunFolder:
         if not self.metrics.is_file():
             return []
         found = []
-        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+        for line in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
             with contextlib.suppress(ValueError):
                 found.append(json.loads(line))
         return found
@@ -104,30 +109,30 @@ class RunFolder:
     def add(self, line: dict[str, Any]) -> None:
         """A line of metrics.jsonl and its numbers to TensorBoard."""
         with self._named(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        for name in line.keys() - {"epoch", "step", "iou"}:
-            self.scalar(name, line[name], line["step"])
+            file.write(json.dumps(line, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # a checkpoint of this step comes next, and must not outlive the line
+        numbers = {
+            name: line[name] for name in sorted(line.keys() - {"epoch", "step"}) if isinstance(line[name], int | float)
+        }
+        with self._named(self.events):
+            self._record.scalars(numbers, line["step"])
 
     def open_events(self, step: int) -> None:
         """Start or go on writing TensorBoard events; those after `step` are taken back."""
-        from torch.utils.tensorboard import SummaryWriter
-
         with self._named(self.events):
-            self._writer = SummaryWriter(str(self.events), purge_step=step or None)  # type: ignore[no-untyped-call]
+            self._events = Events(self.events, step)
 
-    def scalar(self, name: str, value: float | None, step: int) -> None:
-        """A number for TensorBoard."""
-        if self._writer is not None and isinstance(value, int | float):
-            with self._named(self.events):
-                self._writer.add_scalar(name, value, step)
+    @property
+    def _record(self) -> Events:
+        assert self._events is not None, "open_events comes first"
+        return self._events
 
     def picture(self, name: str, image: Image.Image, step: int) -> None:
         """A picture as pictures/NAME.jpg and for TensorBoard."""
         write_picture(self.path / "pictures" / f"{name}.jpg", image, force=True)
-        if self._writer is not None:
-            with self._named(self.events):
-                self._writer.add_image("predictions", np.asarray(image), step, dataformats="HWC")
-                self._writer.flush()
+        with self._named(self.events):
+            self._record.picture("predictions", image, step)
 
     @contextlib.contextmanager
     def _named(self, path: Path) -> Iterator[None]:
@@ -138,10 +143,10 @@ class RunFolder:
 
     def close(self) -> None:
         """Let another run have the folder."""
-        if self._writer is not None:
-            with self._named(self.events):
-                self._writer.close()
-            self._writer = None
+        if self._events is not None:
+            with contextlib.suppress(OSError):  # where the disk refused a record, that was told
+                self._events.close()
+            self._events = None
         self._lock.release()
 
 
