@@ -6,9 +6,9 @@ import atexit
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -179,10 +179,25 @@ def _ignore_signals(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def batches(samples: Samples, order: Order, *, workers: int, pin: bool = False) -> Iterator[Batch]:
+@contextmanager
+def lost_worker() -> Iterator[None]:
+    """Torch tells of a worker that died by a RuntimeError amid whatever goes on; here it becomes a DataError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise DataError(
+            f"a process that varies pictures was ended from outside ({' '.join(str(error).split())}): where memory is short, go "
+            "on with --resume and fewer train.workers"
+        ) from None
+
+
+def batches(samples: Samples, order: Order, *, workers: int, pin: bool = False) -> Generator[Batch, None, None]:
     """The batches of an order; `workers` processes vary pictures ahead of the network, 0: this process does.
 
-    Raises DataError for a picture that can be read no more.
+    Close it where it is left early: the workers, which heed no signal, end then. Raises DataError for
+    a picture that can be read no more.
     """
     from torch.utils.data import DataLoader
 

@@ -25,7 +25,7 @@ FORMAT = 1
 def write(path: Path, arrays: dict[str, np.ndarray], state: dict[str, Any]) -> None:
     """Replace the checkpoint at `path`. Raises OutputError, the old one kept, where the disk is full or refuses."""
     text = json.dumps({"format": FORMAT, **state}, sort_keys=True)
-    arrays = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
+    arrays = {name: np.asarray(arrays[name], order="C") for name in sorted(arrays)}
     write_bytes(path, in_order(save(arrays, {KEY: text, SUM: digest(text, arrays)})), force=True)
 
 
@@ -45,6 +45,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise ModelError(f"{path}: damaged or truncated ({reason}): put back a copy, or start anew") from None
     if metadata.get(SUM) != digest(metadata[KEY], arrays):
         raise ModelError(f"{path}: damaged: its content does not match its checksum; put back a copy, or start anew")
-    if state.get("format") != FORMAT:
-        raise ModelError(f"{path}: format {state.get('format')!r} is unknown, this version reads {FORMAT}")
+    found = state.get("format") if isinstance(state, dict) else None
+    if found != FORMAT:
+        raise ModelError(f"{path}: format {found!r} is unknown, this version reads {FORMAT}")
     return arrays, state

@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -29,15 +29,15 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from espy import spec as specs
-from espy.data.loader import Batch, Order, Samples, batches, steps_in_epoch
-from espy.errors import EspyError
+from espy.data.loader import Batch, Order, Samples, batches, lost_worker, steps_in_epoch
+from espy.errors import EspyError, ModelError
 from espy.evaluation import Evaluation, evaluate, number
 from espy.header import Card, Header, Metric, Preprocess, write_safetensors
 from espy.learn import checkpoint
 from espy.learn.average import Average
 from espy.learn.folder import RunFolder
 from espy.learn.losses import Objective, frequency_weights
-from espy.learn.recipe import Recipe, RecipeError, read_recipe
+from espy.learn.recipe import Recipe, RecipeError, differences, from_dict, read_recipe, to_dict
 from espy.learn.schedule import factor
 from espy.learn.sets import Sets, open_sets
 from espy.learn.start import start
@@ -86,7 +86,7 @@ def train(
 
     `recipe`: a file or a Recipe; `overrides` are its fields by name (`epochs=3`). `folder`: where the run is kept, `runs/` and
     the recipe's name unless given; it must be empty, or hold this run and `resume` be true. Raises EspyError, one line, for
-    what cannot work; the last checkpoint stays whole.
+    what cannot work; the last checkpoint stays whole. SIGINT and SIGTERM end it after a whole step: SystemExit, 130 or 143.
     """
     watch = watch or Watch()
     if not isinstance(recipe, Recipe):
@@ -103,9 +103,10 @@ def train(
             sets = open_sets(recipe.data, say=watch.say, advance=watch.look)
             recipe = resolve(recipe, sets)
             kept = RunFolder(Path(folder), recipe, resume=resume) if fabric.is_global_zero else None
-        loop = Loop(recipe, sets, fabric, kept, watch)
+        saved = Path(folder, "last.ckpt")
+        loop = Loop(recipe, sets, fabric, kept, watch, saved if resume and saved.is_file() else None)
         with together(fabric):
-            loop.begin(Path(folder), resume)
+            loop.begin(Path(folder))
         loop.run()
     finally:
         if kept is not None:
@@ -216,11 +217,6 @@ def header_of(recipe: Recipe, labels: Any, metrics: tuple[Metric, ...] = ()) -> 
     return Header.of(spec, labels, preprocess, about)
 
 
-def rounded(value: float) -> float | None:
-    """A figure for a log; None for nan, which JSON does not have."""
-    return None if math.isnan(value) else round(value, 6)
-
-
 def optimiser_of(learner: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """The optimiser: weights of convolutions decay, those of one dimension (norms, slopes, biases) do not."""
     train = recipe.train
@@ -232,11 +228,20 @@ def optimiser_of(learner: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=train.rate)
 
 
-class Loop:
-    """A run in progress."""
+def figure(value: float) -> float | None:
+    """A figure as metrics.jsonl has it, None where there is none."""
+    known = number(value)
+    return None if known is None else round(known, 6)
 
-    def __init__(self, recipe: Recipe, sets: Sets, fabric: Fabric, kept: RunFolder | None, watch: Watch) -> None:
+
+class Loop:
+    """A run in progress, from its start or from the checkpoint `saved`."""
+
+    def __init__(
+        self, recipe: Recipe, sets: Sets, fabric: Fabric, kept: RunFolder | None, watch: Watch, saved: Path | None = None,
+    ) -> None:  # fmt: skip
         self.recipe, self.sets, self.fabric, self.kept, self.watch = recipe, sets, fabric, kept, watch
+        self.saved = saved
         train, loss = recipe.train, recipe.loss
         self.per_epoch = steps_in_epoch(len(sets.train), train.batch)
         self.steps = self.per_epoch * train.epochs
@@ -246,7 +251,7 @@ class Loop:
         network = build(self.header.spec, seed=train.seed)
         self.taken = None
         with together(fabric):
-            if train.init:
+            if train.init and saved is None:
                 mapping = read_mapping(train.init_mapping) if train.init_mapping else None
                 self.taken = start(network, sets.labels, train.init, mapping)
         plain = copy.deepcopy(network)  # as a user's: training's layout in memory would change the last bits
@@ -270,11 +275,11 @@ class Loop:
         self.samples = Samples(sets.train, recipe.data.size, recipe.augment, train.seed)
         self._stop = 0
 
-    def begin(self, folder: Path, resume: bool) -> None:
+    def begin(self, folder: Path) -> None:
         """Decode the set, take the checkpoint where there is one, say what was found."""
         say = self.watch.say
-        if resume and (folder / "last.ckpt").is_file():
-            self.restore(*checkpoint.read(folder / "last.ckpt"))
+        if self.saved is not None:
+            self.restore(self.saved)
         if self.kept is not None:
             self.kept.rewind(self.state.step)
             self.kept.open_events(self.state.step)
@@ -302,8 +307,8 @@ class Loop:
         cuda = fabric.device.type == "cuda"
         workers = train.workers if train.workers >= 0 else min(16, os.cpu_count() or 1) if cuda else 0
         first, saved, busy = self.state.step, time.monotonic(), 0.0
-        with self._signals():
-            source = batches(self.samples, order, workers=workers, pin=cuda)
+        source = batches(self.samples, order, workers=workers, pin=cuda)
+        with self._signals(), lost_worker(), closing(source):
             while self.state.step < self.steps:
                 began = time.monotonic()
                 with together(fabric):
@@ -323,6 +328,7 @@ class Loop:
                         self.save()
                     saved = time.monotonic()
                 if stop:
+                    self.watch.say(f"stopped after step {self.state.step} of {self.steps}: go on with --resume")
                     raise SystemExit(stop)
         fabric.barrier()
 
@@ -359,9 +365,12 @@ class Loop:
             value += loss.detach()
         total = float(self._total(value))
         if not math.isfinite(total):
-            raise TrainingError(self._not_finite(total, parts))
-        if train.clip:
-            fabric.clip_gradients(self.module, self.stepper, max_norm=train.clip, error_if_nonfinite=False)
+            raise TrainingError(self._not_finite("the loss", total, parts))
+        most = train.clip or math.inf
+        norm = float(fabric.clip_gradients(self.module, self.stepper, max_norm=most, error_if_nonfinite=False))
+        scaled = getattr(fabric._precision, "scaler", None) is not None  # float16 leaves such a step out and goes on
+        if not math.isfinite(norm) and not scaled:
+            raise TrainingError(self._not_finite("the gradient's norm", norm, parts))
         with record_function("espy::optimiser"):
             self.stepper.step()
             self.stepper.zero_grad(set_to_none=True)
@@ -375,13 +384,13 @@ class Loop:
         total: Any = self.fabric.all_reduce(value, reduce_op="sum")
         return total
 
-    def _not_finite(self, value: float, parts: list[Batch]) -> str:
+    def _not_finite(self, what: str, value: float, parts: list[Batch]) -> str:
         epoch, place = divmod(self.state.step, self.per_epoch)
         indices = gathered(self.fabric, [index for part in parts for index in part.indices])
         files = [self.sets.train.items[index].picture.name for own in indices for index in own]
         return (
-            f"the loss is {value} at step {self.state.step} (epoch {epoch + 1}, batch {place + 1} of {self.per_epoch}; files "
-            f"{', '.join(files)}): the last checkpoint is from before; lower train.rate, or train in float32"
+            f"{what} is {value} in step {self.state.step + 1} (epoch {epoch + 1}, batch {place + 1} of {self.per_epoch}): the "
+            f"last checkpoint is from before; lower train.rate, or train in float32; the batch's files: {', '.join(files)}"
         )
 
     # Looking
@@ -396,10 +405,10 @@ class Loop:
         last, found = epoch == self.recipe.train.epochs, None
         if self.kept is not None and self.sets.validate is not None and (epoch % validate.every == 0 or last):
             found = self.validate()
-            line |= {name: rounded(getattr(found, name)) for name in ("miou", "pixel_accuracy", "class_accuracy")}
-            line["iou"] = {name: rounded(value) for name, value in found.iou.items()}
+            line |= {name: figure(getattr(found, name)) for name in ("miou", "pixel_accuracy", "class_accuracy")}
+            line["iou"] = {name: figure(value) for name, value in found.iou.items()}
             state.miou = number(found.miou)
-            if state.best is None or found.miou > state.best:
+            if state.best is None or (state.miou is not None and state.miou > state.best):
                 state.best = state.miou
                 self._write_weights(self.kept.best, epoch, found)
             if validate.pictures:
@@ -443,7 +452,7 @@ class Loop:
             metrics = (
                 Metric("mIoU", round(100 * found.miou, 2), held, f"epoch {epoch}, height {h}, width {w}, one scale"),
             )
-        arrays = {name: t.detach().cpu().contiguous().numpy() for name, t in weights_of(self.average.network).items()}
+        arrays = self._finite(weights_of(self.average.network))
         write_safetensors(path, header_of(self.recipe, self.sets.labels, metrics), arrays, force=True)
 
     def _report(self, epoch: int, place: int, per_step: float) -> None:
@@ -461,7 +470,16 @@ class Loop:
         """Write last.ckpt."""
         if self.kept is not None:
             self.state.scaler = self.fabric._precision.state_dict()
-            checkpoint.write(self.kept.checkpoint, self.arrays(), {**vars(self.state)})
+            state = {**vars(self.state), "recipe": to_dict(self.recipe), "set": self._set()}
+            checkpoint.write(self.kept.checkpoint, self.arrays(), state)
+
+    def _set(self) -> dict[str, Any]:
+        """Facts of the set by which another one is told: a run goes on with the same pictures alone."""
+        sets = self.sets
+        return {
+            "training pictures": len(sets.train), "validation pictures": len(sets.validate or ()),
+            "labelled pixels by class": list(sets.pixels),
+        }  # fmt: skip
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Every tensor that a run needs to go on."""
@@ -470,10 +488,38 @@ class Loop:
         for name, parameter in self.learner.named_parameters():
             kept = self.optimiser.state.get(parameter, {})
             tensors |= {f"optimiser.{name}.{key}": value for key, value in kept.items() if isinstance(value, Tensor)}
-        return {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in tensors.items()}
+        return self._finite(tensors)
 
-    def restore(self, arrays: Mapping[str, np.ndarray], state: dict[str, Any]) -> None:
-        """Go on from a checkpoint. Raises ModelError where it is of another network."""
+    def _finite(self, tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+        """As arrays. Raises TrainingError where one must not replace what is on disk."""
+        arrays = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in tensors.items()}
+        for name, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise TrainingError(
+                    f"{name} is not finite after step {self.state.step}: the last checkpoint is from before; lower train.rate"
+                )
+        return arrays
+
+    def restore(self, path: Path) -> None:
+        """Go on from a checkpoint. Raises ModelError where it is damaged or not of this run."""
+        arrays, state = checkpoint.read(path)
+        was, now = state.get("set", {}), self._set()
+        other = [f"set's {name}: {was.get(name)} -> {now[name]}" for name in now if was.get(name) != now[name]]
+        other += differences(from_dict(state.get("recipe", {}), where=str(path)), self.recipe)
+        if other:
+            raise ModelError(
+                f"{path}: of a run with another recipe or set ({'; '.join(other)}): put back what it was, or start anew"
+            )
+        try:
+            self._load(arrays)
+            self.state = State(**{name: state[name] for name in vars(State())})
+        except (RuntimeError, KeyError) as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise ModelError(f"{path}: does not fit this version's network ({reason}): start anew") from None
+        if self.state.scaler:
+            self.fabric._precision.load_state_dict(self.state.scaler)
+
+    def _load(self, arrays: Mapping[str, np.ndarray]) -> None:
         tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
 
         def part(prefix: str) -> dict[str, Tensor]:
@@ -485,26 +531,28 @@ class Loop:
             for key, tensor in part(f"optimiser.{name}.").items():
                 like = torch.empty_like(parameter) if tensor.shape == parameter.shape else torch.empty(tensor.shape)
                 self.optimiser.state[parameter][key] = like.copy_(tensor)
-        self.state = State(**{name: state[name] for name in vars(State())})
-        if self.state.scaler:
-            self.fabric._precision.load_state_dict(self.state.scaler)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM finish the step; a second one ends at once."""
+        """SIGINT and SIGTERM finish the step; a second one does what it does elsewhere, and ends at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
 
         def stop(number: int, frame: FrameType | None) -> None:
-            if self._stop:
-                raise KeyboardInterrupt
             self._stop = STOPPED[signal.Signals(number)]
-            self.watch.say("stopping after this step; again to stop at once")
+            put_back()
+            with suppress(RuntimeError):  # where the signal came amid another line
+                self.watch.say("stopping after this step; again to stop at once")
 
-        before = {number: signal.signal(number, stop) for number in STOPPED}
-        try:
-            yield
-        finally:
+        def put_back() -> None:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+        before = {number: signal.getsignal(number) for number in STOPPED}
+        try:
+            for number in STOPPED:
+                signal.signal(number, stop)
+            yield
+        finally:
+            put_back()
