@@ -30,7 +30,9 @@ def test_it_says_an_epoch_a_line_and_what_to_do_next(espy, here):
     assert advice == "deploy it: espy export runs/mine/best.safetensors --to onnx -o MODEL.onnx"
     again = espy("train", "mine.toml")
     assert again.code == 2
-    assert re.match(r"espy: runs/mine: holds .*: continue that run with --resume, or choose another --out\n", again.err)
+    assert re.match(
+        r"espy: runs/mine: holds a run already: continue it with --resume, or choose another --out\n", again.err
+    )
 
 
 def test_espy_eval_of_the_kept_files_gives_exactly_the_logged_figures(espy, here, tmp_path):

@@ -17,6 +17,8 @@ from espy.learn import checkpoint
 from espy.learn.checkpoint import read, write
 from samples import attempt
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 STATE = {"step": 3, "best": 0.5, "miou": None, "loss_sum": 1.1, "scaler": {}}
 KINDS = st.sampled_from(["<f4", "<f8", "<f2", "<i8", "<i4", "|u1"]).map(np.dtype)
 ARRAYS = KINDS.flatmap(
@@ -227,7 +229,7 @@ def test_a_checkpoint_of_another_network_is_refused(trained, run):
         ({"seed": 1}, ["train.seed: 0 -> 1"]),
         ({"epochs": 2, "rate": 0.5}, ["train.epochs: 1 -> 2", "train.rate: 0.001 -> 0.5"]),
         ({"network.alpha2": 2}, ["network.alpha2: 1 -> 2"]),
-        ({"crop": [32, 32]}, ["augment.crop: None -> (32, 32)"]),
+        ({"crop": [32, 32]}, ["augment.crop: None -> [32, 32]"]),
         ({"dice": 1.0}, ["loss.dice: 0.0 -> 1.0"]),
     ],
 )

@@ -14,6 +14,8 @@ from espy.learn.recipe import from_dict, read_recipe
 from espy.output import writing
 from samples import attempt
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RECIPE = from_dict({"network": {"network": "espnet"}, "data": {"set": "folder:photos"}})
 
 

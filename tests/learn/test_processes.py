@@ -157,7 +157,7 @@ def test_clocks_that_disagree_on_when_to_save_part_no_process_from_the_others(do
 @pytest.mark.parametrize(
     ("case", "speaker", "words"),
     [
-        ("refused", 0, "whole: holds best.safetensors already: continue that run with --resume"),
+        ("refused", 0, "whole: holds a run already: continue it with --resume"),
         ("one faulty", 1, ": damaged"), ("spoilt", 0, "spoilt/best.safetensors: is a folder"),
     ],
 )  # fmt: skip
@@ -176,7 +176,7 @@ def test_what_fails_in_both_is_said_by_each_as_its_own(done):
 def test_a_loss_that_is_not_finite_names_the_files_of_all_processes(done):
     _, (first, second) = done
     assert first["not finite"] == second["not finite"]
-    files = first["not finite"]["error"].partition("files ")[2].partition(")")[0].split(", ")
+    files = first["not finite"]["error"].partition("files: ")[2].split(", ")
     assert len(set(files)) == 4
 
 

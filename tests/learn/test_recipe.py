@@ -94,7 +94,7 @@ def test_notes_name_every_field_also_one_without_a_value():
         (with_("data", size="512x1024"), '[data] size = "512x1024": expected array, got str'),
         (with_("data", multiple=16), "[data] multiple = 16: known: 1, 32"),
         (with_("data", hold_out="a*"), '[data] hold_out = "a*": expected array, got str'),
-        (with_("augment", crop=[8, 8]), "crop must be at least 16 pixels a side, not 8"),
+        (with_("augment", crop=[8, 8]), "crop must be 16 to 32768 pixels a side, not 8"),
         (with_("augment", scale=[2, 1]), "scale must rise within 0.05 to 20"),
         (with_("card", title="a\udcff"), "[card] title holds characters that are no Unicode text"),
         (with_("network", network="espnetv3"), "[network] unknown network 'espnetv3': did you mean 'espnetv2'?"),
