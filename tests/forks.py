@@ -22,7 +22,8 @@ def at(place, count=1, *, do="kill", number=0, after=False):
     """What befalls a process at the `count`-th call of a function, such as `os.fsync`: before it, or `after` it.
 
     `do`: kill (SIGKILL), cut (take the last bytes off the file that is to be flushed, then SIGKILL), bereave (SIGKILL to a
-    child), signal (`number`, to the whole group of processes), full (no file may be longer than `number` bytes from now on).
+    child), signal (`number`, to the whole group of processes), full (no file may be longer than `number` bytes from now on),
+    wait (`number` seconds).
     """
     return {"place": place, "count": count, "do": do, "number": number, "after": after}
 
@@ -48,13 +49,22 @@ class Forks:
         self.server.stdin.flush()
         reply = json.loads(self.server.stdout.readline())
         outcome = Outcome(reply["code"], reply["out"], reply["err"])
-        outcome.seconds, outcome.orphans = reply["seconds"], reply["orphans"]
+        outcome.seconds, outcome.group = reply["seconds"], reply["group"]
         return outcome
 
     def close(self):
         self.server.stdin.close()
         self.server.stdout.close()
         assert self.server.wait(20) == 0
+
+
+def alive(group):
+    """Whether a group still has processes."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 # The server's side
@@ -76,7 +86,7 @@ def serve():
             sys.stdout.flush()
             sys.exit(code) if order["whole"] else os._exit(code)
         code = outlive(pid, order["killed_after"])
-        reply = {"code": code, "seconds": time.monotonic() - began, "orphans": alive(pid)}
+        reply = {"code": code, "seconds": time.monotonic() - began, "group": pid}
         os.close(says), os.close(warns)
         print(json.dumps(reply | {"out": text(out), "err": text(err)}), flush=True)
 
@@ -119,6 +129,8 @@ def befall(do, number, arguments):
         multiprocessing.active_children()[0].kill()
     if do == "signal":
         os.killpg(0, number)
+    if do == "wait":
+        time.sleep(number)
     if do == "full":
         resource.setrlimit(resource.RLIMIT_FSIZE, (number, resource.RLIM_INFINITY))
 
@@ -133,15 +145,6 @@ def outlive(pid, killed_after):
         if time.monotonic() > deadline:
             os.kill(pid, signal.SIGKILL)
         time.sleep(0.002)
-
-
-def alive(group):
-    """Whether a group still has processes."""
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def text(pipe):

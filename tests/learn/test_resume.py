@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from random import Random
 
 import pytest
@@ -12,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import runs
 import trees
-from forks import Forks, at
+from forks import Forks, alive, at
 
 STEPS, PER_EPOCH = 4, 2
 START = 3  # files written before the first step: recipe.toml, metrics.jsonl, environment.json
@@ -189,8 +190,24 @@ def test_a_killed_runs_folder_is_free_at_once_though_its_workers_live_on(bench, 
     event = at("espy.learn.loop.Loop.step", 2)
     killed = bench.train("adamw", tmp_path / "run", "workers=2", events=[event])
     assert killed.code == -signal.SIGKILL, killed
-    assert killed.orphans
+    assert alive(killed.group)
     bench.resumed("adamw", tmp_path / "run")
+
+
+JUST_BEGUN = [
+    at("multiprocessing.process.BaseProcess.start", after=True),
+    at("espy.data.loader._ignore_signals", do="wait", number=0.5),
+]
+
+
+@pytest.mark.parametrize("events", [JUST_BEGUN, [at("espy.learn.loop.Loop.step", 2)]], ids=["just begun", "at work"])
+def test_workers_end_soon_after_a_killed_run(bench, tmp_path, events):
+    killed = bench.train("adamw", tmp_path / "run", "workers=2", events=events)
+    assert killed.code == -signal.SIGKILL, killed
+    longest = time.monotonic() + 30  # seconds; they look every 5
+    while alive(killed.group):
+        assert time.monotonic() < longest
+        time.sleep(0.05)
 
 
 def test_tensorboard_shows_every_epoch_once(bench, tmp_path):
@@ -235,7 +252,7 @@ def test_a_signal_to_all_processes_finishes_the_step_and_saves(bench, tmp_path, 
     stopped = bench.train("adamw", tmp_path / "run", "workers=2", events=[event], whole=True)
     assert one_line(stopped, code) == f"stopped after step 3 of {STEPS}: go on with --resume"
     assert "stopping after this step" in stopped.err
-    assert not stopped.orphans
+    assert not alive(stopped.group)
     assert step_of(tmp_path / "run") == 3
     bench.resumed("adamw", tmp_path / "run", "workers=2", whole=True)
 
@@ -283,7 +300,7 @@ def test_a_worker_that_the_system_ends_is_told_and_the_run_can_go_on(bench, tmp_
     said = one_line(ended, 2)
     assert said.startswith("espy: a process that varies pictures was ended from outside (")
     assert said.endswith("go on with --resume and fewer train.workers")
-    assert not ended.orphans
+    assert not alive(ended.group)
     assert step_of(tmp_path / "run") >= 2
 
 
@@ -292,7 +309,7 @@ def test_an_error_ends_the_workers_too(bench, tmp_path):
     event = at("espy.learn.loop.Loop.save", 2, do="full", number=100)
     full = bench.train("sgd", tmp_path / "run", "workers=2", events=[event], whole=True)
     assert one_line(full, 2).startswith(f"espy: {tmp_path / 'run' / 'last.ckpt'}: cannot be written: ")
-    assert not full.orphans
+    assert not alive(full.group)
     bench.resumed("sgd", tmp_path / "run")
 
 
