@@ -67,7 +67,7 @@ class TestSize:
         assert 32 <= high <= max(32, height + 16)
         assert 32 <= wide <= max(32, width + 16)
 
-    @given(height=st.integers(200, 6000), ratio=st.floats(0.4, 2.5))
+    @given(height=st.integers(400, 6000), ratio=st.floats(0.4, 2.5))  # below, rounding to 32 takes more than the share
     def test_the_shape_is_kept_and_the_limit_is_used(self, height, ratio):
         width = round(height * ratio)
         high, wide = network_size(height, width, MOST_PIXELS)

@@ -187,7 +187,7 @@ def test_a_picture_of_the_networks_size_is_left_as_it_is(kind):
     st.tuples(st.integers(16, 300), st.integers(16, 300)), st.data(),
 )  # fmt: skip
 @settings(max_examples=120, deadline=None)
-def test_a_part_sees_the_same_pixels_as_the_whole_within_one_level(kind, resize, height, width, size, data):
+def test_a_part_sees_the_same_pixels_as_the_whole_within_one_level_a_rounding(kind, resize, height, width, size, data):
     array = scene(height, width, seed=height)
     frame = Frame.of(Preprocess(size, resize=resize, filter=kind, multiple=1), (height, width))
     whole = frame.to_network(array).astype(int)
@@ -195,7 +195,8 @@ def test_a_part_sees_the_same_pixels_as_the_whole_within_one_level(kind, resize,
     left, right = sorted(data.draw(st.lists(st.integers(0, size[1]), min_size=2, max_size=2, unique=True)))
     part = frame.part(top, left, bottom, right).to_network(Image.fromarray(array))
     assert part.shape == (bottom - top, right - left, 3)
-    assert np.abs(part - whole[top:bottom, left:right]).max() <= 1
+    roundings = 2 if kind == "antialias" else 1  # Pillow rounds after each of its two passes
+    assert np.abs(part - whole[top:bottom, left:right]).max() <= roundings
 
 
 @given(st.integers(1, 100_000), st.integers(16, 40_000), st.data())
