@@ -190,7 +190,8 @@ def training(rounds: int = 3, steps: int = 2) -> None:
     import torch
 
     from espy.data.loader import Order, batches
-    from espy.learn.loop import Loop, make_fabric, resolve
+    from espy.learn.loop import Loop, resolve
+    from espy.learn.processes import make_fabric
     from espy.learn.recipe import from_dict
     from espy.learn.sets import open_sets
     from espy.learn.watch import Watch

@@ -40,5 +40,9 @@ class EngineError(EspyError):
     """An engine that is not installed, unknown, or cannot do what was asked of it."""
 
 
+class TrainingError(EspyError):
+    """A training run that cannot go on."""
+
+
 class OutputError(EspyError):
     """An output that would overwrite something or cannot be written."""

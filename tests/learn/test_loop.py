@@ -16,11 +16,12 @@ from torch import nn
 
 import espy
 from espy.data.kinds import open_set
-from espy.errors import DataError
+from espy.errors import DataError, TrainingError
 from espy.header import Preprocess, read_safetensors
 from espy.learn import checkpoint
 from espy.learn.folder import RunFolder
-from espy.learn.loop import Loop, TrainingError, make_fabric, optimiser_of, resolve
+from espy.learn.loop import Loop, optimiser_of, resolve
+from espy.learn.processes import make_fabric
 from espy.learn.recipe import Recipe, RecipeError, read_recipe, to_dict
 from espy.learn.schedule import factor
 from espy.learn.sets import open_sets

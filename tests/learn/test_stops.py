@@ -9,10 +9,9 @@ import pytest
 import runs
 import trees
 from espy import build, train
-from espy.errors import DataError, EspyError
+from espy.errors import DataError, EspyError, TrainingError
 from espy.header import read_safetensors
 from espy.learn import checkpoint, loop
-from espy.learn.loop import TrainingError
 from espy.learn.watch import Watch
 from samples import attempt
 

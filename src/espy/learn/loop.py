@@ -7,7 +7,6 @@ only its weights, the optimiser's and the average's state and the step to go on 
 from __future__ import annotations
 
 import copy
-import logging
 import math
 import os
 import signal
@@ -30,13 +29,14 @@ from torch.profiler import record_function
 
 from espy import spec as specs
 from espy.data.loader import Batch, Order, Samples, batches, lost_worker, steps_in_epoch
-from espy.errors import EspyError, ModelError
+from espy.errors import ModelError, TrainingError
 from espy.evaluation import Evaluation, evaluate, number
 from espy.header import Card, Header, Metric, Preprocess, write_safetensors
 from espy.learn import checkpoint
 from espy.learn.average import Average
 from espy.learn.folder import RunFolder
 from espy.learn.losses import Objective, frequency_weights
+from espy.learn.processes import gathered, make_fabric, most, together
 from espy.learn.recipe import Recipe, RecipeError, differences, from_dict, read_recipe, to_dict
 from espy.learn.schedule import factor
 from espy.learn.sets import Sets, open_sets
@@ -52,10 +52,6 @@ from espy.run.engines.torch import Torch
 from espy.run.predictor import Model
 
 STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
-
-
-class TrainingError(EspyError):
-    """A run that cannot go on."""
 
 
 @dataclass(frozen=True)
@@ -133,79 +129,6 @@ def resolve(recipe: Recipe, sets: Sets) -> Recipe:
         )
     replace = msgspec.structs.replace
     return replace(recipe, network=specs.to_dict(spec), loss=replace(recipe.loss, class_weights=weights))
-
-
-def make_fabric(recipe: Recipe) -> Fabric:
-    """The device, the precision, and the processes that torchrun started."""
-    train = recipe.train
-    device = train.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise RecipeError("train.device is cuda, but there is none: set it to auto or cpu")
-    if device == "mps" and not torch.backends.mps.is_available():
-        raise RecipeError("train.device is mps, but there is none: set it to auto or cpu")
-    if train.threads:
-        torch.set_num_threads(train.threads)
-    precision: Any = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}[
-        fastest_precision(device) if train.precision == "auto" else train.precision
-    ]
-    world, local = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-    parts = world * train.accumulate
-    if train.batch % parts:
-        raise RecipeError(
-            f"train.batch {train.batch} does not divide into {world} processes of {train.accumulate} parts each"
-        )
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision
-    accelerator: Any = device
-    fabric = Fabric(
-        accelerator=accelerator, devices=local, num_nodes=max(1, world // local),
-        strategy="ddp" if world > 1 else "auto", precision=precision,
-    )  # fmt: skip
-    fabric.launch()
-    return fabric
-
-
-@contextmanager
-def together(fabric: Fabric) -> Iterator[None]:
-    """What fails in one process fails in all, so that none waits for one that has gone. No process may leave it out."""
-    failure: Exception | None = None
-    try:
-        yield
-    except Exception as error:
-        if fabric.world_size == 1:
-            raise
-        failure = error
-    if any(most(fabric, failure is not None)):
-        messages = gathered(fabric, None if failure is None else str(failure))
-        rank, message = next((rank, message) for rank, message in enumerate(messages) if message is not None)
-        raise failure or TrainingError(f"process {rank}: {message}")
-
-
-def most(fabric: Fabric, *numbers: int) -> list[int]:
-    """Each number at its largest over all processes."""
-    if fabric.world_size == 1:
-        return list(numbers)
-    largest: Any = fabric.all_reduce(torch.tensor(numbers, dtype=torch.int64, device=fabric.device), reduce_op="max")
-    found: list[int] = largest.tolist()
-    return found
-
-
-def gathered(fabric: Fabric, value: Any) -> list[Any]:
-    """The value that each process has, by rank."""
-    found = [value] * fabric.world_size
-    if fabric.world_size > 1:
-        torch.distributed.all_gather_object(found, value)
-    return found
-
-
-def fastest_precision(device: str) -> str:
-    """What the device multiplies fastest."""
-    if device == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-    if device == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
-        return "bfloat16"
-    return "float32"
 
 
 def header_of(recipe: Recipe, labels: Any, metrics: tuple[Metric, ...] = ()) -> Header:
@@ -366,8 +289,8 @@ class Loop:
         total = float(self._total(value))
         if not math.isfinite(total):
             raise TrainingError(self._not_finite("the loss", total, parts))
-        most = train.clip or math.inf
-        norm = float(fabric.clip_gradients(self.module, self.stepper, max_norm=most, error_if_nonfinite=False))
+        limit = train.clip or math.inf
+        norm = float(fabric.clip_gradients(self.module, self.stepper, max_norm=limit, error_if_nonfinite=False))
         scaled = getattr(fabric._precision, "scaler", None) is not None  # float16 leaves such a step out and goes on
         if not math.isfinite(norm) and not scaled:
             raise TrainingError(self._not_finite("the gradient's norm", norm, parts))

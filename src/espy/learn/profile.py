@@ -10,7 +10,8 @@ from torch.profiler import ProfilerActivity
 from torch.profiler import profile as torch_profile
 
 from espy.data.loader import Order, batches
-from espy.learn.loop import Loop, make_fabric, resolve
+from espy.learn.loop import Loop, resolve
+from espy.learn.processes import make_fabric
 from espy.learn.recipe import Recipe
 from espy.learn.sets import open_sets
 from espy.learn.watch import Watch
