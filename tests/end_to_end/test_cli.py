@@ -551,7 +551,7 @@ def test_a_street_is_seen_as_a_street(espy):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["predictt", "a.png"], "predict"), (["train"], "No such command"), (["--nope"], "--nope"), (["predict"], "SOURCE"),
+        (["predictt", "a.png"], "predict"), (["tarin"], "No such command"), (["--nope"], "--nope"), (["predict"], "SOURCE"),
         (["predict", "a.png", "--nope"], "--nope"), (["predict", "a.png", "--size", "512"], "512x1024"),
         (["predict", "a.png", "--size", "0x64"], "HEIGHTxWIDTH"), (["predict", "a.png", "--size", "-1x64"], "HEIGHTxWIDTH"),
         (["predict", "a.png", "--tile", "native"], "--tile"), (["predict", "a.png", "--view", "ovrlay"], "overlay"),
