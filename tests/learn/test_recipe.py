@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import espy
 from espy.learn import recipe as recipes
 from espy.learn.recipe import SECTIONS, RecipeError, from_dict, read_recipe, to_toml
-from samples import attempt
+from samples import attempt, scene
+from trees import mask, save
 
 LEAST = {"network": {"network": "espnet"}, "data": {"set": "folder:photos"}}
 ROOT = Path(__file__).parents[2]
-RECIPES = sorted(ROOT.glob("recipes/**/*.toml")) or [
-    pytest.param(Path("none"), marks=pytest.mark.skip(reason="recipes/ holds no recipe"))
-]
+RECIPES = sorted(ROOT.glob("recipes/**/*.toml"))
 FIELDS = [(section, field) for section, kind in SECTIONS.items() for field in kind.__struct_fields__]
 
 
@@ -286,3 +286,28 @@ def test_a_file_is_replaced_whole_and_never_against_ones_will(tmp_path):
 def test_a_recipe_of_the_project_is_valid(path):
     recipe = read_recipe(path)
     assert from_dict(tomllib.loads(to_toml(recipe))) == recipe
+
+
+def test_there_are_recipes_and_each_opens_with_how_it_was_followed():
+    assert RECIPES
+    for path in RECIPES:
+        head = [line for line in path.read_text("utf-8").split("[", 1)[0].splitlines() if line]
+        assert all(line.startswith("#") for line in head)
+        assert f"espy train recipes/{path.name}" in head[0]
+        assert " h" in " ".join(head)
+        assert "mIoU" in " ".join(head)
+
+
+def test_camvid_s_recipe_runs_two_steps(tmp_path):
+    """On four small pictures laid out as CamVid: starting weights, mapping and all fields are the recipe's."""
+    for split, pairs in (("train", 4), ("val", 1)):
+        for k in range(pairs):
+            save(tmp_path / "set" / split / f"{k}.png", scene(64, 96, seed=k))
+            save(tmp_path / "set" / f"{split}annot" / f"{k}.png", mask(64, 96, values=(0, 1, 3, 11), seed=k))
+    changed = {"data.set": f"camvid:{tmp_path / 'set'}", "size": [64, 96], "crop": [64, 64], "batch": 2, "epochs": 1}
+    run = espy.train(ROOT / "recipes" / "camvid.toml", folder=tmp_path / "run", threads=1, **changed)
+    assert run.metrics[-1]["step"] == 2
+    assert 0 < run.metrics[-1]["loss"] < inf
+    with espy.load(run.best, engine="torch") as model:
+        assert [label.name for label in model.labels][:2] == ["sky", "building"]
+        assert model.header.sizes == "any"
