@@ -2,7 +2,8 @@
 
 Names: `prepare` (reading and preparing a 1920x1080 JPEG), `folder` (a folder of 100 such photos against the engine alone),
 `memory` (a 100-megapixel photo in tiles), `tiles` (how far tiled masks differ from untiled ones; needs torch), `start`,
-`training` (images/s of the loop against a plain one, in turn), `loader` (images/s of the loader alone).
+`training` (images/s of the loop against a plain one, in turn), `loader` (images/s of the loader alone),
+`strided` (why some convolutions keep their layout in training).
 Every figure is printed with the machine it was measured on.
 """
 
@@ -238,6 +239,24 @@ def training(rounds: int = 3, steps: int = 2) -> None:
         )
 
 
+def strided(rounds: int = 3) -> None:
+    """Milliseconds of the gradient of ESPNetv2's strided dilated depth-wise convolution in either layout, best of them."""
+    import torch
+
+    for kind in (torch.float32, torch.bfloat16):
+        for name, layout in (("[N, C, H, W]", torch.contiguous_format), ("channels-last", torch.channels_last)):
+            maps, weight = torch.randn(8, 24, 192, 320, dtype=kind), torch.randn(24, 1, 3, 3, dtype=kind)
+            maps, weight = (t.contiguous(memory_format=layout).requires_grad_() for t in (maps, weight))
+            best = float("inf")
+            for _ in range(rounds):
+                out = torch.nn.functional.conv2d(maps, weight, None, 2, 3, 3, 24)
+                ones = torch.ones_like(out)
+                start = time.perf_counter()
+                out.backward(ones)  # type: ignore[no-untyped-call]
+                best = min(best, time.perf_counter() - start)
+            print(f"strided: 24 channels, dilation 3, 192x320, batch 8, {kind}, {name}: {1e3 * best:.0f} ms")
+
+
 def loader(rounds: int = 5, count: int = 96) -> None:
     """Images/s of the loader alone, decoded set in memory, everything varied, without and with two processes."""
     from espy.data.augment import Augment
@@ -267,6 +286,7 @@ MEASURES: dict[str, Callable[[], None]] = {
     "memory": memory,
     "tiles": tiles,
     "training": training,
+    "strided": strided,
     "loader": loader,
 }
 

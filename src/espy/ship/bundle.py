@@ -28,7 +28,8 @@ SOURCES = {
     "street-small": "espnetv2_seg_s0.5_city_1024x512.pth",
     "objects": "espnetv2_seg_s2.0_pascal_384x384.pth",
 }
-RECIPES = Path(__file__).resolve().parents[3] / "recipes"
+PROJECT = Path(__file__).resolve().parents[3]
+RECIPES, RESULTS = PROJECT / "recipes", PROJECT / "docs" / "results"
 PHOTOS = {"street": ("street_city.jpg", "china.jpg"), "objects": ("dog.jpg", "person.jpg")}
 """What the demonstration shows; the shares to expect are those of the torch engine."""
 
@@ -70,6 +71,16 @@ def make_trained(run: Path) -> None:
         "`docs/accuracy.md`."
     )
     write(run.name, msgspec.structs.replace(header, card=card), arrays, origin)
+    log(run, RESULTS / f"{run.name}.jsonl")
+
+
+def log(run: Path, path: Path) -> None:
+    """A run's log as the project keeps it: where it ran, then its lines of metrics.jsonl."""
+    start = json.loads((run / "environment.json").read_text(encoding="utf-8"))["starts"][0]
+    facts = {"recipe": f"recipes/{run.name}.toml", "kept": "the last weights", "start": start}
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"{json.dumps(facts)}\n{lines}", encoding="utf-8")
 
 
 def write(name: str, header: Header, arrays: dict[str, np.ndarray], origin: str) -> None:
