@@ -175,6 +175,7 @@ def test_what_does_not_fit_into_half_of_the_free_memory_is_not_kept_and_its_size
     assert samples.keep() == samples.kept == fits
     assert samples.bytes == whole
     assert bytes_of(samples[0, 3]) == bytes_of(Samples(data, SIZE, CHOICES, 0)[0, 3])
+    assert Samples(data, SIZE, CHOICES, 0, sharing=1000).keep() is False
 
 
 class TestFreeMemory:

@@ -51,10 +51,12 @@ class Samples:
     """The pairs of a set as (epoch, index) → sample, for any number of processes.
 
     Pictures are kept decoded, at the largest size that `choices` can ask for, where all fit into half of the free memory
-    (`kept`); else each is read again every time. `bytes`: what keeping takes.
+    (`kept`); else each is read again every time. `bytes`: what keeping takes. `sharing`: processes of the
+    machine that each keep the set.
     """
 
-    def __init__(self, data: Dataset, size: tuple[int, int], choices: Augment, seed: int) -> None:
+    def __init__(self, data: Dataset, size: tuple[int, int], choices: Augment, seed: int, sharing: int = 1) -> None:
+        self.sharing = sharing
         self.data, self.size, self.choices, self.seed = data, size, choices, seed
         self._pairs: list[Pair] = []
         self.bytes = 0
@@ -65,7 +67,7 @@ class Samples:
 
     def keep(self, advance: Callable[[str], None] = lambda name: None) -> bool:
         """Decode the set into memory; False, and nothing kept, where it does not fit."""
-        free = free_memory() * SHARE_OF_MEMORY
+        free = free_memory() * SHARE_OF_MEMORY / self.sharing
         pairs: list[Pair] = []
         self.bytes = 0
         with ThreadPoolExecutor(THREADS, thread_name_prefix="espy-keep") as pool:

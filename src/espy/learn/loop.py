@@ -36,7 +36,7 @@ from espy.learn import checkpoint
 from espy.learn.average import Average
 from espy.learn.folder import RunFolder
 from espy.learn.losses import Objective, frequency_weights
-from espy.learn.processes import gathered, make_fabric, most, together
+from espy.learn.processes import gathered, make_fabric, most, processes_here, together
 from espy.learn.recipe import Recipe, RecipeError, differences, from_dict, read_recipe, to_dict
 from espy.learn.schedule import factor
 from espy.learn.sets import Sets, open_sets
@@ -195,7 +195,7 @@ class Loop:
             cross_entropy=loss.cross_entropy, dice=loss.dice, ohem=loss.ohem, smoothing=loss.smoothing,
             weights=torch.tensor(weights, device=fabric.device) if weights else None,
         )  # fmt: skip
-        self.samples = Samples(sets.train, recipe.data.size, recipe.augment, train.seed)
+        self.samples = Samples(sets.train, recipe.data.size, recipe.augment, train.seed, processes_here())
         self._stop = 0
 
     def begin(self, folder: Path) -> None:

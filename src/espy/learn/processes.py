@@ -30,7 +30,7 @@ def make_fabric(recipe: Recipe) -> Fabric:
     precision: Any = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}[
         fastest_precision(device) if train.precision == "auto" else train.precision
     ]
-    world, local = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    world, local = int(os.environ.get("WORLD_SIZE", 1)), processes_here()
     parts = world * train.accumulate
     if train.batch % parts:
         raise RecipeError(
@@ -44,6 +44,11 @@ def make_fabric(recipe: Recipe) -> Fabric:
     )  # fmt: skip
     fabric.launch()
     return fabric
+
+
+def processes_here() -> int:
+    """How many processes of the run torchrun started on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 @contextmanager
