@@ -1,5 +1,7 @@
 """Measure what docs/accuracy.md states and write it: `make accuracy`; `--check` compares the file with the figures below.
 
+Names of models measure their rows alone and leave the others as they stand (`python docs/accuracy.py camvid`).
+
 CamVid is read from `data/camvid` and published checkpoints from `weights` in the folder that ESPY_SHARED names, by default
 `shared` beside the checkout. The commands that the file shows are those that are run.
 """
@@ -57,6 +59,9 @@ ROWS = (
     Row("`street`, labels mapped", "street", f"{MAPPED} --size 512x1024", (63.70, 61.48)),
     Row("`street`, labels mapped", "street", f"{MAPPED} --size 480x640", (59.17, None)),
     Row("`street`, labels mapped", "street", f"{MAPPED} --size native", (55.53, None)),
+    Row("`camvid`", "camvid"),
+    Row("`camvid`", "camvid", "--size 480x640"),
+    Row("`camvid`", "camvid", "--size native"),
 )  # fmt: skip
 
 
@@ -87,7 +92,24 @@ def line(row: Row, found: dict[str, Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def document(lines: list[str], protocol: dict[str, Any]) -> str:
+def trained() -> list[str]:
+    """What the logs in docs/results/ say of the runs: validations in their order, and their spread."""
+    said = []
+    for log in sorted((ROOT / "docs" / "results").glob("*.jsonl")):
+        run, *epochs = (json.loads(text) for text in log.read_text(encoding="utf-8").splitlines())
+        looks = ", ".join(
+            f"{100 * one['miou']:.2f} after {one['epoch']}" for one in epochs if one.get("miou") is not None
+        )
+        start, last = run["start"], epochs[-1]
+        said.append(
+            f"- [`{run['recipe']}`](../{run['recipe']}), {last['epoch']} epochs on {start['processor']}, {start['cores']} cores, "
+            f"torch {start['torch']}, {start['precision']}, {last['images_s']:.1f} images/s beside other work: mIoU in validation "
+            f"{looks} epochs; kept: {run['kept']} ([log](results/{log.name}))."
+        )
+    return said
+
+
+def document(lines: list[str], protocol: dict[str, Any], stamp: str) -> str:
     """The whole file."""
     height, width = protocol["label_sizes"][0]
     commands = [command for row in ROWS for command in (*row.commands, row.call)]
@@ -104,7 +126,7 @@ def document(lines: list[str], protocol: dict[str, Any]) -> str:
             "|---|---|---|--:|--:|--:|",
             *lines,
             "",
-            f"Machine: {machine()}.",
+            f"Machine: {stamp}.",
             "",
             "## Commands",
             "",
@@ -113,6 +135,13 @@ def document(lines: list[str], protocol: dict[str, Any]) -> str:
             "```sh",
             *dict.fromkeys(commands),
             "```",
+            "",
+            "## Runs",
+            "",
+            "Of the recipes in `recipes/`. One run each, so the spread is that between validations of a run, not between runs; "
+            "val is a few seconds of a drive that train shares, and says little of other streets.",
+            "",
+            *trained(),
             "",
         ]
     )
@@ -138,6 +167,15 @@ def check(text: str) -> list[str]:
     return wrong
 
 
+def standing(found: dict[Row, Any]) -> list[str]:
+    """For each row its line in the file as it is; new rows, all of them just measured, have none."""
+    table = re.findall(r"^\| (?!model ).+\|$", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE)
+    if len(table) == len(ROWS):
+        return table
+    left = iter(table)
+    return ["" if row in found else next(left) for row in ROWS]
+
+
 def main(arguments: list[str]) -> int:
     """Measure and write the file, or check it; 1 where a figure is not what was stated."""
     if "--check" in arguments:
@@ -146,11 +184,17 @@ def main(arguments: list[str]) -> int:
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
             Path("camvid").symlink_to(SHARED / "data" / "camvid")
             Path("weights").symlink_to(SHARED / "weights")
-            found = [measured(row) for row in ROWS]
-        lines = [line(row, one) for row, one in zip(ROWS, found, strict=True)]
-        DOCUMENT.write_text(document(lines, found[0]["protocol"]), encoding="utf-8")
-        print("\n".join(lines))
-        wrong = [problem for row, one in zip(ROWS, found, strict=True) for problem in off(row, figures(one))]
+            found = {row: measured(row) for row in ROWS if not arguments or row.model in arguments}
+        if not found:
+            sys.exit(
+                f"no row of {', '.join(arguments)}: there are {', '.join(dict.fromkeys(row.model for row in ROWS))}"
+            )
+        lines = [
+            line(row, found[row]) if row in found else stood for row, stood in zip(ROWS, standing(found), strict=True)
+        ]
+        DOCUMENT.write_text(document(lines, next(iter(found.values()))["protocol"], machine()), encoding="utf-8")
+        print("\n".join(line(row, one) for row, one in found.items()))
+        wrong = [problem for row, one in found.items() for problem in off(row, figures(one))]
     for problem in wrong:
         print(f"docs/accuracy.md: {problem}")
     return 1 if wrong else 0

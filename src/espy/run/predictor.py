@@ -74,7 +74,7 @@ def load(
 ) -> Model:
     """A model ready to look at pictures.
 
-    `model`: a bundled name (`street`, `street-small`, `objects`), a `.onnx` or `.safetensors` file, or a run folder.
+    `model`: a bundled name (`street`, `street-small`, `camvid`, `objects`), a `.onnx` or `.safetensors` file, or a run folder.
     `engine`: `auto`, `onnxruntime`, `openvino`, `torch`. `threads`: all unless given. `size`: (height, width) that the
     network sees, `"native"` for the picture's own; as the model's header says unless given. `tile`: (height, width) of
     overlapping tiles, for pictures of any size in bounded memory; at the picture's own size unless `size` is given.
