@@ -7,8 +7,6 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 WEIGHTS ?= ../shared/weights
 RUNS ?= $(wildcard runs/camvid)
-# in workers of their own: one that has trained and is used on was seen to end without a word
-TRAINING := tests/data tests/end_to_end tests/learn tests/nn
 MEASURES ?= start prepare folder memory
 
 help: ## list the targets
@@ -19,8 +17,7 @@ demo: $(VENV)/.core ## install what running needs and segment the bundled photos
 
 test: $(VENV)/.dev ## install the rest, check form and types, run the tests
 	$(MAKE) --no-print-directory check
-	$(BIN)/python -m pytest -n 2 -q $(TRAINING)
-	$(BIN)/python -m pytest -n 2 -q tests src $(addprefix --ignore=,$(TRAINING))
+	$(BIN)/python -m pytest -n 2 -q
 
 check: $(VENV)/.dev ## form and types
 	$(BIN)/ruff check .

@@ -2,8 +2,7 @@
 
 Names: `prepare` (reading and preparing a 1920x1080 JPEG), `folder` (a folder of 100 such photos against the engine alone),
 `memory` (a 100-megapixel photo in tiles), `tiles` (how far tiled masks differ from untiled ones; needs torch), `start`,
-`training` (images/s of the loop against a plain one, in turn), `loader` (images/s of the loader alone),
-`strided` (why some convolutions keep their layout in training).
+`training` (images/s of the loop against a plain one, in turn), `loader` (images/s of the loader alone).
 Every figure is printed with the machine it was measured on.
 """
 
@@ -200,17 +199,22 @@ def training(rounds: int = 3, steps: int = 2) -> None:
     with tempfile.TemporaryDirectory() as place:
         network = {"network": "espnetv2", "width": 2.0}
         data = {"set": training_set(Path(place)), "size": list(TRAIN_SIZE), "multiple": 1}
-        recipe = from_dict({"network": network, "data": data, "train": {"batch": TRAIN_BATCH}})
-        sets = open_sets(recipe.data)
-        recipe = resolve(recipe, sets)
-        loop = Loop(recipe, sets, make_fabric(recipe), None, Watch())
-        loop.samples.keep()
-        source = batches(loop.samples, Order(len(sets.train), TRAIN_BATCH, 0, 0, (1 + rounds) * steps), workers=0)
 
-        def ours() -> None:
-            for _ in range(steps):
-                loop.step([next(source)])
-                loop.state.step += 1
+        def loop_of(precision: str) -> Callable[[], None]:
+            train = {"batch": TRAIN_BATCH, "precision": precision}
+            recipe = from_dict({"network": network, "data": data, "train": train})
+            sets = open_sets(recipe.data)
+            recipe = resolve(recipe, sets)
+            loop = Loop(recipe, sets, make_fabric(recipe), None, Watch())
+            loop.samples.keep()
+            source = batches(loop.samples, Order(len(sets.train), TRAIN_BATCH, 0, 0, (1 + rounds) * steps), workers=0)
+
+            def run() -> None:
+                for _ in range(steps):
+                    loop.step([next(source)])
+                    loop.state.step += 1
+
+            return run
 
         plain_network = espy.build({**network, "classes": 11})
         optimiser = torch.optim.AdamW(plain_network.parameters(), lr=1e-3)
@@ -228,33 +232,18 @@ def training(rounds: int = 3, steps: int = 2) -> None:
             run()
             return steps * TRAIN_BATCH / (time.perf_counter() - start)
 
-        ours(), plain()
-        pairs = [(rate(plain), rate(ours)) for _ in range(rounds)]
-        for one, two in pairs:
-            print(f"training: plain {one:.2f} images/s, espy {two:.2f}, ratio {two / one:.2f}")
-        print(
-            f"training: height {TRAIN_SIZE[0]}, width {TRAIN_SIZE[1]}, batch {TRAIN_BATCH}, torch {torch.__version__}, "
-            f"{torch.get_num_threads()} threads, {loop.fabric._precision.precision}: median ratio "
-            f"{statistics.median(two / one for one, two in pairs):.2f}"
-        )
-
-
-def strided(rounds: int = 3) -> None:
-    """Milliseconds of the gradient of ESPNetv2's strided dilated depth-wise convolution in either layout, best of them."""
-    import torch
-
-    for kind in (torch.float32, torch.bfloat16):
-        for name, layout in (("[N, C, H, W]", torch.contiguous_format), ("channels-last", torch.channels_last)):
-            maps, weight = torch.randn(8, 24, 192, 320, dtype=kind), torch.randn(24, 1, 3, 3, dtype=kind)
-            maps, weight = (t.contiguous(memory_format=layout).requires_grad_() for t in (maps, weight))
-            best = float("inf")
-            for _ in range(rounds):
-                out = torch.nn.functional.conv2d(maps, weight, None, 2, 3, 3, 24)
-                ones = torch.ones_like(out)
-                start = time.perf_counter()
-                out.backward(ones)  # type: ignore[no-untyped-call]
-                best = min(best, time.perf_counter() - start)
-            print(f"strided: 24 channels, dilation 3, 192x320, batch 8, {kind}, {name}: {1e3 * best:.0f} ms")
+        rivals = {"plain float32": plain, "espy float32": loop_of("float32"), "espy auto": loop_of("auto")}
+        for run in rivals.values():
+            run()
+        found = [{name: rate(run) for name, run in rivals.items()} for _ in range(rounds)]
+    for name in rivals:
+        rates = ", ".join(f"{one[name]:.2f}" for one in found)
+        ratio = statistics.median(one[name] / one["plain float32"] for one in found)
+        print(f"training: {name} {rates} images/s, median ratio {ratio:.2f}")
+    print(
+        f"training: height {TRAIN_SIZE[0]}, width {TRAIN_SIZE[1]}, batch {TRAIN_BATCH}, torch {torch.__version__}, "
+        f"{torch.get_num_threads()} threads"
+    )
 
 
 def loader(rounds: int = 5, count: int = 96) -> None:
@@ -286,7 +275,6 @@ MEASURES: dict[str, Callable[[], None]] = {
     "memory": memory,
     "tiles": tiles,
     "training": training,
-    "strided": strided,
     "loader": loader,
 }
 

@@ -195,11 +195,10 @@ def test_batch_norms_keep_their_statistics_where_the_recipe_freezes_them(loop, f
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("channels_last", [True, False])
-def test_weights_stay_float32_in_every_precision_and_layout(tmp_path, photos, precision, channels_last):
+def test_weights_stay_float32_in_every_precision(tmp_path, photos, precision):
     path = recipe(
         tmp_path / "r.toml", photos, ESPNETV2, data={"size": [32, 64], "multiple": 32},
-        train={"precision": precision, "channels_last": channels_last, "epochs": 1, "batch": 4, "rate": 0.01},
+        train={"precision": precision, "epochs": 1, "batch": 4, "rate": 0.01},
     )  # fmt: skip
     done = espy.train(path, folder=tmp_path / "run")
     _, arrays = read_safetensors(done.best)
@@ -211,16 +210,15 @@ def test_weights_stay_float32_in_every_precision_and_layout(tmp_path, photos, pr
     assert not np.array_equal(arrays["encoder.level1.conv.weight"], fresh["encoder.level1.conv.weight"])
 
 
-def test_the_layout_in_memory_changes_a_loss_by_rounding_only(loop):
+def test_processors_keep_their_layout_whatever_the_recipe_says_of_it(loop):
+    """Channels-last, some gradients are wrong there (tests/nn/test_learner.py)."""
     losses = []
     for channels_last in (True, False):
         made = loop(network=ESPNETV2, train={"channels_last": channels_last, "rate": 0.01})
-        weight = made.learner.network.encoder.down2.eesp.reduce.conv.weight
-        images = made.learner.scores(batch(made, 0, 1)[0].images)
-        assert images.shape == (2, 4, 32, 48)
-        assert weight.dtype == torch.float32
+        assert made.learner.memory_format == torch.contiguous_format
+        assert all(weight.is_contiguous() for weight in made.learner.parameters())
         losses.append([made.step(batch(made, 0, 1)) for _ in range(2)])
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[0] == losses[1]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_batch_and_files(tmp_path, photos):
@@ -273,7 +271,7 @@ def test_the_best_file_is_the_best_epochs_and_says_so(run):
 
 @pytest.mark.parametrize("network", [ESPNETV2, ESPNET], ids=lambda n: n["network"])
 def test_what_validates_is_to_the_last_bit_the_model_of_the_written_file(loop, tmp_path, network):
-    made = loop(network=network, train={"channels_last": True, "rate": 0.1, "ema": 0.5})
+    made = loop(network=network, train={"rate": 0.1, "ema": 0.5})
     made.step(batch(made, 0, 1))
     made._write_weights(tmp_path / "m.safetensors", 1, None)
     images = batch(made, 2, 3)[0].images

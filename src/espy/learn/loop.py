@@ -182,11 +182,11 @@ class Loop:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(train.seed)
             self.learner = Learner(
-                network, self.header.preprocess, auxiliary=loss.auxiliary > 0, channels_last=train.channels_last
-            )
+                network, self.header.preprocess, auxiliary=loss.auxiliary > 0,
+                channels_last=train.channels_last and fabric.device.type != "cpu",
+            )  # fmt: skip
         if fabric.world_size > 1 and fabric.device.type == "cuda":
             self.learner = nn.SyncBatchNorm.convert_sync_batchnorm(self.learner)  # type: ignore[no-untyped-call]
-        self.learner.to(memory_format=self.learner.memory_format)  # type: ignore[call-overload]
         self.optimiser = optimiser_of(self.learner, recipe)
         self.module, self.stepper = fabric.setup(self.learner, self.optimiser)
         self.average = Average(self.learner.network, train.ema)

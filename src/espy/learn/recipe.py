@@ -94,7 +94,7 @@ class Train(Section, frozen=True):
             description="of the network's arithmetic; weights stay float32; auto: the fastest that the device multiplies"
         ),
     ] = "auto"
-    channels_last: Annotated[bool, Meta(description="maps lie in memory as [N, H, W, C]")] = True
+    channels_last: Annotated[bool, Meta(description="on a GPU, maps lie in memory as [N, H, W, C]")] = True
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], Meta(description="auto: cuda where there is one")] = "auto"
     threads: Annotated[int, Meta(ge=0, description="of the processor; 0: all. The results' last bits depend on it")] = 0
     workers: Annotated[

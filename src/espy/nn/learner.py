@@ -15,23 +15,21 @@ class Learner(Deployed):
     """uint8 [N, H, W, 3] RGB → float32 logits [N, classes, H, W], as a tuple: the network's, then the auxiliary head's.
 
     The head is a 1×1 convolution of the encoder's deepest maps, resized to the picture; it exists in training alone.
-    `channels_last`: how the maps lie in memory.
+    `channels_last`: maps lie in memory as [N, H, W, C]. Not on processors: there oneDNN 3.12 (PyTorch 2.13) computes the
+    gradient of a dilated convolution's weights in bfloat16 from memory that was never written, and that of a narrow strided
+    1×1 convolution writes past its end (tests/nn/test_learner.py).
     """
 
     def __init__(
-        self, network: nn.Module, preprocess: Preprocess, *, auxiliary: bool = False, channels_last: bool = True
+        self, network: nn.Module, preprocess: Preprocess, *, auxiliary: bool = False, channels_last: bool = False
     ):
         super().__init__(network, preprocess)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        if channels_last:
-            for module in network.modules():
-                if isinstance(module, nn.Conv2d) and strided_depthwise(module):
-                    module.register_forward_pre_hook(_to_contiguous)
-                    module.register_forward_hook(_to_channels_last)
         self.head: nn.Conv2d | None = None
         if auxiliary:
             _, channels = deepest(network)
             self.head = nn.Conv2d(channels, network.spec.classes, 1)  # type: ignore[union-attr, arg-type]
+        self.to(memory_format=self.memory_format)  # type: ignore[call-overload]
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
         if self.head is None or not self.training:
@@ -41,21 +39,6 @@ class Learner(Deployed):
         with module.register_forward_hook(lambda module, inputs, output: maps.append(output)):
             scores = self.scores(image)
         return scores, resize(self.head(maps[0]), (image.shape[1], image.shape[2]), align_corners=False)
-
-
-def strided_depthwise(module: nn.Conv2d) -> bool:
-    """Whether this is a dilated depth-wise convolution of stride 2: on processors, channels-last, its gradient takes five times as
-    long as in [N, C, H, W] (docs/performance.md).
-    """
-    return module.groups == module.in_channels > 1 and module.stride[0] > 1 and module.dilation[0] > 1
-
-
-def _to_contiguous(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return (inputs[0].contiguous() if inputs[0].device.type == "cpu" else inputs[0], *inputs[1:])
-
-
-def _to_channels_last(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    return output.contiguous(memory_format=torch.channels_last)
 
 
 def deepest(network: nn.Module) -> tuple[nn.Module, int]:
