@@ -16,7 +16,6 @@ from espy.nn.esp import ESP
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 PARITY = Path(os.environ.get("ESPY_PARITY") or SHARED / "parity")
 WEIGHTS = Path(os.environ.get("ESPY_WEIGHTS") or SHARED / "weights")
-LATER = ("espnetv2_cls", "espnetv2_ssd", "priors")  # classification and detection
 
 
 def read_spec(path):
@@ -25,7 +24,7 @@ def read_spec(path):
 
 
 def files():
-    return [path for path in sorted(PARITY.glob("*.npz")) if read_spec(path)["net"] not in LATER]
+    return [path for path in sorted(PARITY.glob("*.npz")) if read_spec(path)["net"] != "priors"]
 
 
 def module_of(s):
@@ -51,8 +50,12 @@ def spec_of(s):
         names = {"k": "branches", **{n: n for n in ("variant", "classes", "alpha2", "alpha3", "arrangement", "skip1", "hff",
                  "residual")}}  # fmt: skip
         return specs.make("espnet", **{ours: s[theirs] for theirs, ours in names.items() if theirs in s})
-    network = {"espnetv2_seg": "espnetv2", "espnetv2_seg_old": "espnetv2_first"}[s["net"]]
+    network = "espnetv2_first" if s["net"] == "espnetv2_seg_old" else "espnetv2"
     choices = {k: s[k] for k in ("classes", "base", "arrangement") if k in s}
+    if task := {"espnetv2_cls": "classify", "espnetv2_ssd": "detect"}.get(s["net"]):
+        choices["task"] = task
+    if s["net"] == "espnetv2_ssd":
+        choices["classes"] -= 1  # the file counts the background
     return specs.make(network, width=s["s"], **choices)
 
 
@@ -64,6 +67,8 @@ def slots(module):
             yield f"{name}.weight", leaf.weight
             if leaf.bias is not None:
                 yield f"{name}.bias", leaf.bias
+        elif isinstance(leaf, nn.Linear):
+            yield from (("linear.weight", leaf.weight), ("linear.bias", leaf.bias))
         elif isinstance(leaf, nn.BatchNorm2d):
             for part in ("weight", "bias", "running_mean", "running_var"):
                 yield f"bn.{part}", getattr(leaf, part)

@@ -8,7 +8,7 @@ import pytest
 import espy
 
 ROOT = Path(espy.__file__).parent
-BASE = {"spec", "labels", "header", "published", "errors", "output", "torchfile", "version", "bundle"}
+BASE = {"spec", "labels", "header", "published", "errors", "output", "torchfile", "version", "bundle", "priors"}
 MAY = {
     "base": {"base"},
     "picture": {"base", "picture"},

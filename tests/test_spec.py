@@ -132,8 +132,15 @@ class TestValues:
         assert not make("espnet", variant=variant, reinforce=False).reinforced
 
     def test_other_tasks_are_refused(self):
-        for network in specs.NETWORKS:
-            assert "task" in refusal(make, network, task="detect")
+        for network, tasks in specs.NETWORKS.items():
+            for task in ({"segment", "classify", "detect"} - tasks.keys()) | {"segmentation", None, 1}:
+                assert "task" in refusal(make, network, task=task)
+        assert "did you mean 'classify'" in refusal(make, "espnetv2", task="classifi")
+
+    def test_a_detector_may_know_a_single_kind_of_thing_and_nothing_else_one_class(self):
+        assert make("espnetv2", task="detect", classes=1).classes == 1
+        for task in ("segment", "classify"):
+            assert "classes" in refusal(make, "espnetv2", task=task, classes=1)
 
     def test_values_given_to_a_class_are_checked_too(self):
         refusal(specs.ESPNet, classes=1)
@@ -255,6 +262,9 @@ valid = st.one_of(
     espnets,
     st.fixed_dictionaries({"network": st.just("espnetv2")}, optional=encoders | decoders),
     st.fixed_dictionaries({"network": st.just("espnetv2_first")}, optional=encoders),
+    st.fixed_dictionaries(
+        {"network": st.just("espnetv2"), "task": st.sampled_from(["classify", "detect"])}, optional=encoders
+    ),
 )
 
 

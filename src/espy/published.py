@@ -164,7 +164,10 @@ def layout(spec: Spec) -> Rows:
     """Every tensor of a published network's checkpoint."""
     if isinstance(spec, specs.ESPNet):
         return _espnet(spec)
-    return _espnetv2(spec) if isinstance(spec, specs.ESPNetv2) else _espnetv2_first(spec)
+    if isinstance(spec, specs.ESPNetv2First):
+        return _espnetv2_first(spec)
+    assert isinstance(spec, specs.ESPNetv2)
+    return _espnetv2(spec)
 
 
 def _conv(theirs: str, ours: str, *shape: int) -> Rows:

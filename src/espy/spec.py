@@ -97,10 +97,15 @@ def encoder_widths(width: float) -> tuple[int, int, int, int, int, int]:
 class _Spec(msgspec.Struct, frozen=True, tag_field="network", forbid_unknown_fields=True):
     """What all networks share."""
 
+    @property
+    def least_classes(self) -> int:
+        """Among fewer classes there is nothing to tell apart."""
+        return 2
+
     def _check(self, *fields: str) -> None:
         for field in fields:
             value = getattr(self, field)
-            least = 2 if field == "classes" else 1
+            least = self.least_classes if field == "classes" else 1
             if value is not None:
                 require(least <= value <= LARGEST[field], f"{field} must be {least} to {LARGEST[field]}, not {value}")
 
@@ -179,7 +184,7 @@ class ESPNet(_Spec, frozen=True, tag="espnet"):
 
 
 class _Pyramids(_Spec, frozen=True):
-    """The choices that both ESPNetv2 segmentation networks share: those of the encoder (docs/networks.md 3.1 to 3.4)."""
+    """The choices that all ESPNetv2 networks share: those of the encoder (docs/networks.md 3.1 to 3.4)."""
 
     classes: int = 20
     width: float = 2.0
@@ -190,7 +195,6 @@ class _Pyramids(_Spec, frozen=True):
     residual: bool = True
     reinforce: bool = True
     activation: Activation = "prelu"
-    task: Literal["segment"] = "segment"
 
     def _check_encoder(self, levels: int) -> None:
         self._check("classes", "branches", "kernel")
@@ -222,6 +226,7 @@ class ESPNetv2(_Pyramids, frozen=True, tag="espnetv2"):
 
     base: int = 16
     projection: int | None = None
+    task: Literal["segment"] = "segment"
 
     def __post_init__(self) -> None:
         self._check("base", "projection")
@@ -236,14 +241,44 @@ class ESPNetv2(_Pyramids, frozen=True, tag="espnetv2"):
 class ESPNetv2First(_Pyramids, frozen=True, tag="espnetv2_first"):
     """ESPNetv2 for segmentation as first published (docs/networks.md 3.6)."""
 
+    task: Literal["segment"] = "segment"
+
     def __post_init__(self) -> None:
         self._check_encoder(4)
         c3 = encoder_widths(self.width)[2]
         eesp_split(2 * c3, c3, self.branches)
 
 
-Spec: TypeAlias = ESPNet | ESPNetv2 | ESPNetv2First
-NETWORKS: dict[str, type[Spec]] = {"espnet": ESPNet, "espnetv2": ESPNetv2, "espnetv2_first": ESPNetv2First}
+class ESPNetv2Classifier(_Pyramids, frozen=True, tag="espnetv2"):
+    """ESPNetv2 for classification (docs/networks.md 3.7)."""
+
+    task: Literal["classify"] = "classify"
+
+    def __post_init__(self) -> None:
+        self._check_encoder(5)
+
+
+class ESPNetv2Detector(_Pyramids, frozen=True, tag="espnetv2"):
+    """ESPNetv2 with SSD heads (docs/networks.md 4). `classes` counts kinds of things; the background comes with the network."""
+
+    task: Literal["detect"] = "detect"
+
+    def __post_init__(self) -> None:
+        self._check_encoder(5)
+
+    @property
+    def least_classes(self) -> int:
+        """One kind of thing is enough: there is the background too."""
+        return 1
+
+
+Spec: TypeAlias = ESPNet | ESPNetv2 | ESPNetv2First | ESPNetv2Classifier | ESPNetv2Detector
+NETWORKS: dict[str, dict[str, type[Spec]]] = {
+    "espnet": {"segment": ESPNet},
+    "espnetv2": {"segment": ESPNetv2, "classify": ESPNetv2Classifier, "detect": ESPNetv2Detector},
+    "espnetv2_first": {"segment": ESPNetv2First},
+}
+"""Network, task → choices. Every network segments, and does so unless told otherwise."""
 
 
 def nearest(name: str, known: tuple[str, ...] | list[str]) -> str:
@@ -256,9 +291,13 @@ def from_dict(data: Any) -> Spec:
     """The spec of a JSON object `{"network": name, choice: value, ...}`. Raises SpecError, one line, for anything else."""
     if not isinstance(data, dict) or not isinstance(name := data.get("network"), str):
         raise SpecError('a spec is an object with a "network" and its choices')
-    kind = NETWORKS.get(name)
-    if kind is None:
+    if name not in NETWORKS:
         raise SpecError(f"unknown network {name!r}: {nearest(name, list(NETWORKS))}")
+    tasks = NETWORKS[name]
+    task = data.get("task", "segment")
+    if not isinstance(task, str) or task not in tasks:
+        raise SpecError(f"{name}: task {task!r} is unknown: {nearest(str(task), list(tasks))}")
+    kind = tasks[task]
     for key in data:
         if key != "network" and key not in kind.__struct_fields__:
             raise SpecError(f"{name} has no choice {key!r}: {nearest(str(key), kind.__struct_fields__)}")

@@ -57,7 +57,8 @@ def test_every_field_has_a_meaning_in_words(section, field):
 
 
 def test_no_two_sections_have_a_field_of_one_name_so_that_an_override_needs_no_section():
-    choices = {name for kind in recipes.specs.NETWORKS.values() for name in ("network", *kind.__struct_fields__)}
+    kinds = [kind for tasks in recipes.specs.NETWORKS.values() for kind in tasks.values()]
+    choices = {name for kind in kinds for name in ("network", *kind.__struct_fields__)}
     counted = Counter([*(field for _, field in FIELDS), *choices])
     assert [name for name, times in counted.items() if times > 1] == []
 

@@ -278,7 +278,7 @@ def test_a_mapping_that_leaves_a_label_out_is_refused():
 def test_dimensions_that_follow_the_classes_are_those_that_change_with_them(name, classes, branches):
     kind, choices = NETWORKS[name]
     choices = {**choices, "branches": branches} if kind == "espnet" else {**choices, "projection": 3}
-    choices = {key: value for key, value in choices.items() if key in specs.NETWORKS[kind].__struct_fields__}
+    choices = {key: value for key, value in choices.items() if key in specs.NETWORKS[kind]["segment"].__struct_fields__}
     few, many = (weights_of(build(kind, classes=k, seed=0, **choices)) for k in (classes, classes + 1))
     changing = {
         name: tuple(

@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulates against the tables of networks 5.1 and 5.2 (live counts)."""
+"""Parameters and multiply-accumulates against the tables of networks 5.1 to 5.4 (live counts)."""
 
 import pytest
 from torch import nn
@@ -74,6 +74,30 @@ FIRST_VERSION = {
 }
 
 
+# 1000 classes, 224×224
+CLASSIFIERS = {
+    0.5: (1_239_722, 29_399_508),
+    1.0: (1_666_942, 86_744_404),
+    1.25: (1_961_542, 124_423_444),
+    1.5: (2_310_190, 169_628_884),
+    2.0: (3_491_934, 286_086_228),
+}
+
+# width, kinds of things: parameters, MACs at 300 and 512
+DETECTORS = {
+    (0.5, 20): (1_958_014, 181_782_314, 486_619_840),
+    (0.5, 80): (2_720_494, 274_034_474, 735_866_560),
+    (1.0, 20): (2_475_464, 343_684_011, 939_384_896),
+    (1.0, 80): (3_307_064, 485_840_811, 1_330_189_376),
+    (1.25, 20): (2_823_032, 447_705_424, 1_229_640_064),
+    (1.25, 80): (3_689_192, 614_814_544, 1_691_223_424),
+    (1.5, 20): (3_227_028, 567_766_238, 1_564_554_880),
+    (1.5, 80): (4_127_748, 759_827_678, 2_096_917_120),
+    (2.0, 20): (4_749_886, 913_440_867, 2_520_068_352),
+    (2.0, 80): (5_811_886, 1_164_622_947, 3_217_581_312),
+}
+
+
 @pytest.mark.parametrize("arrangement", ["merge", "branch"])
 @pytest.mark.parametrize(("variant", "alpha3"), ESPNET)
 def test_espnet_counts_equal_the_table(variant, alpha3, arrangement):
@@ -115,6 +139,18 @@ def test_espnetv2_counts_equal_the_table(width, classes):
 def test_first_version_counts_equal_the_table(width):
     network = build("espnetv2_first", width=width, classes=20)
     assert (parameters(network), macs(network, CITY)) == FIRST_VERSION[width]
+
+
+@pytest.mark.parametrize("width", CLASSIFIERS)
+def test_classifier_counts_equal_the_table(width):
+    network = build("espnetv2", task="classify", width=width, classes=1000)
+    assert (parameters(network), macs(network, (224, 224))) == CLASSIFIERS[width]
+
+
+@pytest.mark.parametrize(("width", "kinds"), DETECTORS)
+def test_detector_counts_equal_the_table(width, kinds):
+    network = build("espnetv2", task="detect", width=width, classes=kinds)
+    assert (parameters(network), macs(network, (300, 300)), macs(network, (512, 512))) == DETECTORS[width, kinds]
 
 
 @pytest.mark.parametrize(("width", "millions"), [(0.5, 597.56), (1.0, 1086.59), (1.5, 1714.57), (2.0, 2699.05)])

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from espy.nn.units import pool
+from espy.priors import priors
 from espy.published import load_published
 
 sys.path.append(str(Path(__file__).parents[1]))  # tests/ is no package
@@ -80,7 +81,24 @@ def test_parity(path):
             handle.remove()
         for name in names:
             check(name, seen[name], case[f"feat_{name}"])
-        check("output", output, case["output"])
+        if s["net"] != "espnetv2_ssd":
+            check("output", output, case["output"])
+            return
+        for end in ("", "_b"):  # two sizes, one network
+            with torch.no_grad():
+                scores, boxes = module(torch.from_numpy(case[f"input{end}"]))
+            check(f"conf{end}", scores, case[f"conf{end}"])
+            check(f"loc{end}", boxes, case[f"loc{end}"])
+            assert np.array_equal(priors(case[f"input{end}"].shape[2]), case[f"priors{end}"])
+
+
+@pytest.mark.skipif(not cases.PARITY.is_dir(), reason=f"no {cases.PARITY}: set ESPY_PARITY to the reference cases")
+def test_priors_are_the_references_at_every_size():
+    with np.load(cases.PARITY / "priors.npz") as case:
+        sizes = [int(name.removeprefix("priors_")) for name in case.files if name.startswith("priors_")]
+        assert len(sizes) == 7
+        for size in sizes:
+            assert np.array_equal(priors(size), case[f"priors_{size}"]), size
 
 
 @pytest.mark.skipif(not cases.PARITY.is_dir(), reason=f"no {cases.PARITY}: set ESPY_PARITY to the reference cases")

@@ -166,9 +166,10 @@ CHOICES = {
 """What a suggested recipe says of its network."""
 
 HOMES: dict[str, str] = {
-    **{choice: "network" for kind in specs.NETWORKS.values() for choice in ("network", *kind.__struct_fields__)},
+    **{choice: "network" for tasks in specs.NETWORKS.values() for kind in tasks.values()
+       for choice in ("network", *kind.__struct_fields__)},
     **{field: section for section, kind in SECTIONS.items() for field in kind.__struct_fields__},
-}
+}  # fmt: skip
 """Field → its section: no two sections have a field of one name, so an override needs no section."""
 
 FREE_TO_CHANGE = {("train", "workers"), ("train", "save_minutes"), ("validate", "pictures"), ("card", "title"),
