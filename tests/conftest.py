@@ -52,6 +52,54 @@ def tiny_onnx(tmp_path_factory, tiny_espnet):
     return once(tmp_path_factory, "tiny_espnet.onnx", lambda path: export(tiny_espnet, path=path))
 
 
+@pytest.fixture(scope="session")
+def tiny_classifier(tmp_path_factory):
+    """Weights of an untrained classifier of 7 classes, s = 0.5, that sees the middle of a picture at 64x64."""
+
+    def make(path):
+        preprocess = Preprocess((64, 64), resize="short")
+        network = calibrated(build("espnetv2", task="classify", width=0.5, classes=7, seed=0), preprocess)
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            torch.nn.init.normal_(network.classifier.weight, std=0.5)  # so that it prefers some class
+        save_model(path, network, preprocess)
+
+    return once(tmp_path_factory, "tiny_classifier.safetensors", make)
+
+
+@pytest.fixture(scope="session")
+def tiny_detector(tmp_path_factory):
+    """Weights of an untrained detector of 3 kinds, s = 0.5, at 96x96, that sees many things everywhere."""
+
+    def make(path):
+        preprocess = Preprocess((96, 96))
+        network = calibrated(build("espnetv2", task="detect", width=0.5, classes=3, seed=0), preprocess)
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            for head in network.heads:
+                torch.nn.init.normal_(head.score.weight, std=0.3)
+                torch.nn.init.normal_(head.box.weight, std=0.2)
+        save_model(path, network, preprocess)
+
+    return once(tmp_path_factory, "tiny_detector.safetensors", make)
+
+
+@pytest.fixture(scope="session")
+def tiny_classifier_onnx(tmp_path_factory, tiny_classifier):
+    """The deployed graph of `tiny_classifier`."""
+    from espy import export
+
+    return once(tmp_path_factory, "tiny_classifier.onnx", lambda path: export(tiny_classifier, path=path))
+
+
+@pytest.fixture(scope="session")
+def tiny_detector_onnx(tmp_path_factory, tiny_detector):
+    """The deployed graph of `tiny_detector`."""
+    from espy import export
+
+    return once(tmp_path_factory, "tiny_detector.onnx", lambda path: export(tiny_detector, path=path))
+
+
 @pytest.fixture
 def one_thread():
     """PyTorch on one thread, which tiny maps want; what a recipe or model sets meanwhile is undone."""

@@ -57,9 +57,10 @@ def calibrated(network, preprocess, seed=0):
 def save_model(path, network, preprocess, labels=None):
     """A `.safetensors` model file of a network."""
     labels = labels or plain(network.spec.classes)
-    header = Header(
-        network.spec.task, network.spec, labels, preprocess, "any" if preprocess.multiple == 1 else {"multiple": 32}
-    )
+    sizes = "any" if preprocess.multiple == 1 else {"multiple": 32}
+    if network.spec.task == "detect":
+        sizes = [preprocess.size]
+    header = Header(network.spec.task, network.spec, labels, preprocess, sizes)
     write_safetensors(path, header, {name: t.detach().numpy() for name, t in weights_of(network).items()})
     return path
 

@@ -875,3 +875,49 @@ def test_a_photo_of_100_megapixels_stays_under_2_gb(arguments, tiny_onnx, tmp_pa
     for name in ("large.mask.png", "large.overlay.jpg"):
         with Image.open(tmp_path / "out" / name) as image:
             assert image.size == (10000, 10000)
+
+
+# The other tasks
+
+
+def test_a_classifiers_verb_names_classes_and_writes_no_mask(espy, tiny_classifier_onnx, tmp_path):
+    photo = picture(tmp_path / "p.png", 80, 120)
+    done = espy("predict", photo, "--model", tiny_classifier_onnx, "--out", tmp_path / "out")
+    assert done.code == 0
+    assert re.search(r"class \d \d+ %", done.out)
+    assert files(tmp_path / "out") == ["p.json", "p.overlay.jpg"]
+    written = json.loads((tmp_path / "out" / "p.json").read_text("utf-8"))
+    assert (written["task"], len(written["top"])) == ("classify", 5)
+
+
+def test_a_detectors_verb_counts_things_and_tells_those_above_the_score(espy, tiny_detector_onnx, tmp_path):
+    photo = picture(tmp_path / "p.png", 80, 120)
+    boxes = {}
+    for score in ("0.05", "0.4"):
+        out = tmp_path / score
+        done = espy("predict", photo, "--model", tiny_detector_onnx, "--score", score, "--out", out, "--view", "side")
+        assert done.code == 0
+        assert files(out) == ["p.json", "p.side.jpg"]
+        boxes[score] = json.loads((out / "p.json").read_text("utf-8"))["boxes"]
+        counted = sum(int(n) for n in re.findall(r"(\d+) x class", done.out))
+        assert counted == len(boxes[score]) or "nothing" in done.out
+        assert all(box["score"] > float(score) for box in boxes[score])
+    assert len(boxes["0.05"]) > len(boxes["0.4"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--score", "0.5"), "--score is for boxes, this model's task is classify"),
+        (("--view", "mask"), "a model of task classify has overlay, side"),
+        (("--tile", "64x64"), "tiles are for segmentation"),
+        (("--score", "2"), "0<=x<=1"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_another_task_has_is_refused_in_one_line(espy, tiny_classifier_onnx, tmp_path, options, message):
+    photo = picture(tmp_path / "p.png", 80, 120)
+    done = espy("predict", photo, "--model", tiny_classifier_onnx, "--out", tmp_path / "out", *options)
+    assert message in done.err
+    assert done.code == 2
+    assert not (tmp_path / "out").exists()

@@ -16,6 +16,7 @@ from espy.cli import app
 from espy.errors import ModelError
 from espy.header import from_json, read_safetensors, to_json
 from espy.published import layout
+from samples import PHOTO
 
 ROOT = Path(__file__).resolve().parents[2]
 PHOTOS = ROOT / "src" / "espy" / "bundled" / "photos"
@@ -222,6 +223,15 @@ class TestSchemas:
         assert set(entry["output"]) == {"mask", "json"} | ({view} - {"mask"})
         written = json.loads(Path(entry["output"]["json"]).read_text("utf-8"))
         assert faults(written, rule["$defs"]["result"], rule) == []
+
+    @pytest.mark.parametrize("task", ["classifier", "detector"])
+    def test_predict_prints_what_its_schema_says_of_the_other_tasks(self, espy, tmp_path, request, task):
+        model = request.getfixturevalue(f"tiny_{task}_onnx")
+        done = espy("predict", PHOTO, "--model", model, "--out", tmp_path, "--json")
+        rule, printed = schema("predict.json"), json.loads(done.out)
+        assert faults(printed, rule, rule) == []
+        (entry,) = printed["results"]
+        assert entry["top" if task == "classifier" else "boxes"]
 
     @pytest.mark.parametrize("name", NAMES)
     def test_headers_of_bundled_models_fit(self, name):

@@ -10,7 +10,7 @@ from PIL import Image
 from espy import build, load
 from espy.errors import EngineError
 from espy.header import Preprocess
-from espy.nn.deployed import Deployed
+from espy.nn.deployed import deploy
 from espy.picture.frame import Frame
 from espy.run.tile import Tiling, run_tiled, spans
 from espy.spec import make
@@ -227,4 +227,4 @@ def test_a_tiled_picture_may_be_resized_too(tiny_espnet):
 
 def test_deployed_refuses_what_no_mask_can_hold():
     with pytest.raises(ValueError, match="256"):
-        Deployed(build("espnet", classes=300, alpha2=1, alpha3=1, variant="C"), Preprocess((64, 96), multiple=1))
+        deploy(build("espnet", classes=300, alpha2=1, alpha3=1, variant="C"), Preprocess((64, 96), multiple=1))

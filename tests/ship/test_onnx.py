@@ -12,7 +12,7 @@ import torch
 from espy import build, bundle, export, load, load_published
 from espy.errors import EspyError, ModelError, OutputError
 from espy.header import read_onnx_header, read_safetensors
-from espy.nn.deployed import Deployed
+from espy.nn.deployed import deploy
 from espy.run.engines.onnxruntime import OnnxRuntime
 from samples import WEIGHTS, needs, scene
 
@@ -101,7 +101,7 @@ def test_scores_are_a_second_output(with_scores):
     assert (found["scores"][0], found["scores"][1][1:]) == ("FLOAT", [3, 64, 96])
     assert report.path == path
     assert report.bytes == path.stat().st_size
-    assert report.mask_equal >= 0.999
+    assert report.equal >= 0.999
     assert report.score_error <= 1e-4
     assert report.pictures >= 4
 
@@ -175,7 +175,7 @@ def test_a_published_checkpoint_becomes_a_graph_with_its_own_preparation(file, s
 def test_a_bundled_model_is_exported_by_name_and_fits_its_multiple(tmp_path):
     path = tmp_path / "m.onnx"
     report = export("street-small", path=path, size=(64, 96))
-    assert report.mask_equal >= 0.999
+    assert report.equal >= 0.999
     header = header_of(path)
     assert header.labels == header_of(bundle.path("street-small", ".onnx")).labels
     picture = scene(64, 96)
@@ -247,7 +247,7 @@ def test_the_header_of_the_graph_is_the_contracts_json(tiny_onnx):
 
 def test_the_deployed_network_is_argmax_of_the_scores(tiny_espnet):
     network = build("espnet", widths=(8, 16, 24), branches=2, alpha2=1, alpha3=1, classes=4, seed=0).eval()
-    mask, scores = Deployed(network, header_of_file(tiny_espnet).preprocess)(torch.from_numpy(scene(64, 96)[None]))
+    mask, scores = deploy(network, header_of_file(tiny_espnet).preprocess)(torch.from_numpy(scene(64, 96)[None]))
     assert mask.dtype == torch.uint8
     assert torch.equal(mask.long(), scores.argmax(1))
 

@@ -29,6 +29,7 @@ def command(out: Path) -> int:
     from espy import bundle
     from espy.run import files
     from espy.run.predictor import load
+    from espy.run.result import Segmentation
 
     expected = json.loads((bundle.FOLDER / "photos" / "expected.json").read_text(encoding="utf-8"))
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -39,7 +40,7 @@ def command(out: Path) -> int:
         with load(name) as model:
             tasks = files.find([str(bundle.FOLDER / "photos" / photo) for photo in photos], out)
             for done in files.predict(model, tasks, out, force=True):
-                if done.result is None:
+                if not isinstance(done.result, Segmentation):
                     raise done.error or AssertionError
                 wanted = photos[Path(done.task.source).name]
                 shares = done.result.shares

@@ -38,8 +38,8 @@ def command(model: str, to: str, out: Path | None, size: str | None, scores: boo
     text.say(f"exporting {model}; this takes a minute or more")
     report = export(model, to, out, size=fixed, scores=scores, force=force)
     text.say(
-        f"compared with torch on {report.pictures} pictures: equal mask pixels {report.mask_equal:.4%} or more, "
-        f"largest difference of a logit {report.score_error:.1e} of the largest"
+        f"compared with torch on {report.pictures} pictures: equal {report.what} {report.equal:.4%} or more, "
+        f"largest difference of a score {report.score_error:.1e}"
     )
     print(f"{report.path} ({report.bytes / 1e6:.2f} MB)")
     return 0

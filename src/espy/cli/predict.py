@@ -28,6 +28,7 @@ STAGES = ("decode", "prepare", "engine", "finish", "write")
 @click.option("--tile", metavar="HxW", help="Overlapping tiles of height x width, for large pictures.")
 @click.option("--overlap", type=click.IntRange(0), help="Pixels that tiles share; chosen by the network unless given.")
 @click.option("--view", default="overlay", show_default=True, help="overlay, mask (no picture beside it) or side.")
+@click.option("--score", type=click.FloatRange(0, 1), help="Boxes that score no more are left out (0.3).")
 @click.option("--header", type=click.Path(path_type=Path), help="JSON header for a foreign ONNX file.")
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Pictures that run together.")
 @click.option("--max-pixels", type=click.IntRange(1), help="Largest picture to read, in pixels (100000000).")
@@ -36,12 +37,12 @@ STAGES = ("decode", "prepare", "engine", "finish", "write")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, nothing else.")
 def command(
     source: tuple[str, ...], model: str, out: Path, engine: str, threads: int | None, precision: str, size: str | None,
-    tile: str | None, overlap: int | None, view: str, header: Path | None, batch: int, max_pixels: int | None,
+    tile: str | None, overlap: int | None, view: str, score: float | None, header: Path | None, batch: int, max_pixels: int | None,
     profile: bool, force: bool, as_json: bool,
 ) -> int:  # fmt: skip
-    """Say what every pixel of a picture shows.
+    """Say what a picture shows: a class for every pixel, the likeliest classes, or boxes around things, by the model.
 
-    Writes STEM.overlay.jpg, STEM.mask.png (palette PNG of class indices) and STEM.json for every picture.
+    Writes STEM.overlay.jpg, STEM.json and, for a segmentation, STEM.mask.png (palette PNG of class indices) for every picture.
 
     Example: espy predict photos/ --model street --out out/
     """
@@ -50,21 +51,28 @@ def command(
     from espy.run.predictor import load
     from espy.spec import nearest
 
-    if view not in files.VIEWS:
-        raise click.BadParameter(f"--view {view!r}: {nearest(view, files.VIEWS)}")
+    known = list(dict.fromkeys(name for views in files.VIEWS.values() for name in views))
+    if view not in known:
+        raise click.BadParameter(f"--view {view!r}: {nearest(view, known)}")
     network_size, tiles = text.parse_size(size), text.parse_tile(tile)
     tasks = files.find(source, out)
-    files.check_outputs(tasks, out, view, force)
     loaded = load(
         model, engine=engine, threads=threads, precision=precision, size=network_size, tile=tiles, overlap=overlap,
         header=header, max_pixels=max_pixels or MAX_PIXELS,
     )  # fmt: skip
     with loaded:
+        if view not in files.VIEWS[loaded.task]:
+            raise click.BadParameter(
+                f"--view {view!r}: a model of task {loaded.task} has {', '.join(files.VIEWS[loaded.task])}"
+            )
+        if score is not None and loaded.task != "detect":
+            raise click.BadParameter(f"--score is for boxes, this model's task is {loaded.task}: leave it out")
+        files.check_outputs(tasks, out, view, loaded.task, force)
         _say_what_runs(loaded)
         results: list[dict[str, Any]] = []
         errors: list[dict[str, Any]] = []
         with text.bar(len(tasks)) as advance:
-            for done in files.predict(loaded, tasks, out, view=view, force=force, batch=batch):
+            for done in files.predict(loaded, tasks, out, view=view, score=score, force=force, batch=batch):
                 advance(shown(Path(done.task.source).name))
                 (results if done.error is None else errors).append(done.to_dict())
     for result in results:
@@ -100,14 +108,14 @@ def _table(results: list[dict[str, Any]], out: Path) -> None:
     table.add_column("file", overflow="fold")
     table.add_column("height x width", justify="right", no_wrap=True)
     table.add_column("ms", justify="right")
-    table.add_column("shares", overflow="fold")
+    table.add_column("found", overflow="fold")
     for result in results:
         ms = sum(result["timing"].values())
         table.add_row(
             result["source"],
             f"{result['size'][0]} x {result['size'][1]}",
             f"{ms:.0f}",
-            text.main_shares(result["shares"]),
+            text.main_facts(result),
         )
     Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False).print(table)
     print(f"{len(results)} done, in {out}/")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -77,3 +78,13 @@ def main_shares(shares: dict[str, float], most: int = 5) -> str:
     """The largest shares in words."""
     largest = sorted(shares.items(), key=lambda item: -item[1])[:most]
     return ", ".join(f"{name} {100 * share:.0f} %" for name, share in largest if share >= 0.005)
+
+
+def main_facts(result: dict[str, Any]) -> str:
+    """What was found in a picture, in words, of its entry in the JSON output."""
+    if result["task"] == "segment":
+        return main_shares(result["shares"])
+    if result["task"] == "classify":
+        return main_shares({one["label"]: one["probability"] for one in result["top"]})
+    counts = Counter(one["label"] for one in result["boxes"])
+    return ", ".join(f"{times} x {name}" for name, times in counts.most_common()) or "nothing"

@@ -45,7 +45,7 @@ from espy.learn.watch import Progress, Watch
 from espy.measure.mapping import read_mapping
 from espy.measure.sheet import Row, contact_sheet
 from espy.nn.build import build, weights_of
-from espy.nn.deployed import Deployed
+from espy.nn.deployed import deploy
 from espy.nn.learner import Learner
 from espy.picture.read import MAX_PIXELS
 from espy.run.engines.torch import Torch
@@ -178,7 +178,7 @@ class Loop:
                 mapping = read_mapping(train.init_mapping) if train.init_mapping else None
                 self.taken = start(network, sets.labels, train.init, mapping)
         plain = copy.deepcopy(network)  # as a user's: training's layout in memory would change the last bits
-        self.deployed = Deployed(plain, self.header.preprocess).to(fabric.device).eval()
+        self.deployed = deploy(plain, self.header.preprocess).to(fabric.device).eval()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(train.seed)
             self.learner = Learner(

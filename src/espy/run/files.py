@@ -11,22 +11,21 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from espy.errors import EspyError, OutputError
 from espy.output import refuse_existing, shown, write_bytes
-from espy.picture.draw import overlay
 from espy.picture.read import ENDINGS, Source
 from espy.picture.write import write_mask, write_picture
-from espy.run.predictor import LARGE, Model
-from espy.run.result import Segmentation
+from espy.run.predictor import Model, large
+from espy.run.result import Detections, Result, Segmentation
 
 WRITERS = 2
 WAITING = 3  # results that may wait for a writer; more would fill the memory behind a slow disk
-VIEWS = ("overlay", "mask", "side")
+VIEWS = {"segment": ("overlay", "mask", "side"), "classify": ("overlay", "side"), "detect": ("overlay", "side")}
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Done:
     """A picture that is finished: its result and files, or the error that kept it from them."""
 
     task: Task
-    result: Segmentation | None = None
+    result: Result | None = None
     output: dict[str, str] = field(default_factory=dict)
     write_ms: float = 0.0
     error: EspyError | None = None
@@ -137,20 +136,21 @@ def name_outputs(found: list[tuple[str, Path]]) -> list[Task]:
 # Predict and write
 
 
-def outputs(task: Task, out: Path, view: str) -> dict[str, Path]:
-    """The files that a picture's result is written to."""
-    kinds = {"overlay": ".overlay.jpg", "side": ".side.jpg"}
-    files = {view: kinds[view]} if view in kinds else {}
-    files |= {"mask": ".mask.png", "json": ".json"}
+def outputs(task: Task, out: Path, view: str, kind: str) -> dict[str, Path]:
+    """The files that a picture's result is written to; `kind`: the model's task."""
+    files = {} if view == "mask" else {view: f".{view}.jpg"}
+    if kind == "segment":
+        files["mask"] = ".mask.png"
+    files["json"] = ".json"
     base = out / task.stem
-    return {kind: base.with_name(base.name + ending) for kind, ending in files.items()}
+    return {name: base.with_name(base.name + ending) for name, ending in files.items()}
 
 
-def check_outputs(tasks: Iterable[Task], out: Path, view: str, force: bool) -> None:
+def check_outputs(tasks: Iterable[Task], out: Path, view: str, kind: str, force: bool) -> None:
     """Raise OutputError where a result would land on a file that exists, or on one of the pictures themselves."""
     tasks = list(tasks)
     pictures = {os.path.realpath(task.source) for task in tasks if task.source != "-"}
-    files = [path for task in tasks for path in outputs(task, out, view).values()]
+    files = [path for task in tasks for path in outputs(task, out, view, kind).values()]
     for path in files:
         if os.path.realpath(path) in pictures:
             raise OutputError(f"{path}: is one of the pictures to read: choose another --out")
@@ -164,9 +164,13 @@ def check_outputs(tasks: Iterable[Task], out: Path, view: str, force: bool) -> N
 
 
 def predict(
-    model: Model, tasks: Sequence[Task], out: Path, *, view: str = "overlay", force: bool = False, batch: int = 1
-) -> Iterator[Done]:
-    """Every picture's result, written, in the order of the tasks; a picture that fails stops nothing."""
+    model: Model, tasks: Sequence[Task], out: Path, *, view: str = "overlay", score: float | None = None, force: bool = False,
+    batch: int = 1,
+) -> Iterator[Done]:  # fmt: skip
+    """Every picture's result, written, in the order of the tasks; a picture that fails stops nothing.
+
+    `score`: boxes that score no more are neither drawn nor told.
+    """
     writing: deque[Future[Done]] = deque()
     with ThreadPoolExecutor(WRITERS, thread_name_prefix="espy-write") as pool:
         try:
@@ -175,8 +179,12 @@ def predict(
                 if item.result is None:
                     writing.append(pool.submit(Done, task, error=item.error))
                 else:
-                    writing.append(pool.submit(_write, task, item.result, outputs(task, out, view), view, force))
-                most = 0 if item.result and item.result.mask.size > LARGE else WAITING
+                    result = item.result
+                    if isinstance(result, Detections) and score is not None:
+                        result = replace(result, min_score=score)
+                    files = outputs(task, out, view, model.task)
+                    writing.append(pool.submit(_write, task, result, files, view, force))
+                most = 0 if item.result is not None and large(item.result) else WAITING
                 while writing and (len(writing) > most or writing[0].done()):
                     yield writing.popleft().result()
             while writing:
@@ -186,17 +194,14 @@ def predict(
                 future.cancel()
 
 
-def _write(task: Task, result: Segmentation, files: dict[str, Path], view: str, force: bool) -> Done:
+def _write(task: Task, result: Result, files: dict[str, Path], view: str, force: bool) -> Done:
     start = time.perf_counter()
     try:
-        write_mask(files["mask"], result.mask, result.labels, force=force)
+        if isinstance(result, Segmentation):
+            write_mask(files["mask"], result.mask, result.labels, force=force)
         if view in files and view != "mask":
             # drawn on the picture itself where nobody sees it again: a copy of a large one is dear
-            drawn = (
-                overlay(result.image, result.mask, result.labels, in_place=True)
-                if view == "overlay"
-                else result.view(view)
-            )
+            drawn = result.drawn(in_place=True) if view == "overlay" else result.view(view)
             write_picture(files[view], drawn, force=force)
         ms = 1e3 * (time.perf_counter() - start)
         done = Done(task, result, {kind: shown(path) for kind, path in files.items()}, ms)

@@ -33,7 +33,7 @@ from espy.labels import Label
 from espy.picture.frame import Frame, Size, resized
 from espy.picture.read import MAX_PIXELS, Picture, Source, read
 from espy.run.engines import ENGINES, choose, load_engine
-from espy.run.result import Segmentation
+from espy.run.result import Classification, Detections, Result, Segmentation
 from espy.run.tile import Tiling, run_tiled
 from espy.spec import Spec
 
@@ -47,7 +47,7 @@ class Item:
     """One of many pictures: its `result`, or the `error` that kept it from one."""
 
     source: Source
-    result: Segmentation | None = None
+    result: Result | None = None
     error: EspyError | None = None
 
 
@@ -86,10 +86,14 @@ def load(
     found = _header_of(path, header)
     if size is None and tile is not None:
         size = "native"
+    if tile is not None and found.task != "segment":
+        raise EngineError(f"{path}: tiles are for segmentation, this model's task is {found.task}: leave them out")
     tiling = Tiling.of(tile, found.spec, found.preprocess.multiple, overlap) if tile else None
     if size is not None and size != "native" and tiling is None:
         check_fits(found, size, str(path))
     running = load_engine(name)(path, threads=threads, precision=precision)
+    if running.task != found.task:
+        raise ModelError(f"{path}: its header says task {found.task!r}, its graph is for {running.task!r}")
     return Model(path, found, running, size, tiling, max_pixels)
 
 
@@ -161,7 +165,7 @@ class Model:
 
     @property
     def task(self) -> str:
-        """What it does: "segment"."""
+        """What it does: "segment", "classify" or "detect"."""
         return self.header.task
 
     @property
@@ -184,10 +188,10 @@ class Model:
         """What people should know of the model."""
         return self.header.card
 
-    def __call__(self, source: Source) -> Segmentation:
+    def __call__(self, source: Source) -> Any:
         """The result for one picture: a path, bytes, an open file, a Pillow image, uint8 [H, W, 3] RGB or [H, W].
 
-        Raises PictureError for what cannot be read.
+        Segmentation, Classification or Detections, by the model's task. Raises PictureError for what cannot be read.
         """
         return self._run([self._prepare(source)])[0]
 
@@ -211,7 +215,7 @@ class Model:
                     group = [waiting.popleft() for _ in range(min(batch, len(waiting)))]
                     for item in self._run_group(group):
                         yield item
-                        ahead = 0 if item.result and item.result.mask.size > LARGE else AHEAD
+                        ahead = 0 if item.result is not None and large(item.result) else AHEAD
             finally:
                 for _, future in waiting:
                     future.cancel()
@@ -311,28 +315,47 @@ class Model:
         for (source, _), result in zip(together, results, strict=True):
             yield Item(source, result)
 
-    def _run(self, group: list[_Prepared]) -> list[Segmentation]:
+    def _run(self, group: list[_Prepared]) -> list[Result]:
         start = time.perf_counter()
         networks = [prepared.network for prepared in group if prepared.network is not None]
+        found: Sequence[np.ndarray]
         if self.tiling is not None:
-            masks = [run_tiled(self._tile, p.picture.image, p.frame, self.tiling) for p in group]
+            found = [run_tiled(self._tile, p.picture.image, p.frame, self.tiling) for p in group]
         else:
-            masks = list(self.engine.run(networks[0][None] if len(networks) == 1 else np.stack(networks))["mask"])
+            images = networks[0][None] if len(networks) == 1 else np.stack(networks)
+            found = _of_pictures(self.engine.run(images), len(group))
         engine_ms = 1e3 * (time.perf_counter() - start) / len(group)
-        return [self._finish(prepared, mask, engine_ms) for prepared, mask in zip(group, masks, strict=True)]
+        return [self._finish(prepared, one, engine_ms) for prepared, one in zip(group, found, strict=True)]
 
     def _tile(self, image: np.ndarray) -> np.ndarray:
         check_fits(self.header, (image.shape[1], image.shape[2]), str(self.path))
         mask: np.ndarray = self.engine.run(image)["mask"]
         return mask
 
-    def _finish(self, prepared: _Prepared, mask: np.ndarray, engine_ms: float) -> Segmentation:
+    def _finish(self, prepared: _Prepared, found: np.ndarray, engine_ms: float) -> Result:
         start = time.perf_counter()
-        mask = prepared.frame.mask_back(mask)
-        timing = {
-            "decode": prepared.decode_ms,
-            "prepare": prepared.prepare_ms,
-            "engine": engine_ms,
-            "finish": 1e3 * (time.perf_counter() - start),
-        }
-        return Segmentation(mask, self.labels, timing, prepared.picture.image, prepared.picture.note)
+        frame, image, note = prepared.frame, prepared.picture.image, prepared.picture.note
+        timing = {"decode": prepared.decode_ms, "prepare": prepared.prepare_ms, "engine": engine_ms, "finish": 0.0}
+        result: Result
+        if self.task == "segment":
+            result = Segmentation(self.labels, image, timing, frame.mask_back(found), note=note)
+        elif self.task == "classify":
+            result = Classification(self.labels, image, timing, found, note=note)
+        else:
+            kinds, scores, boxes = found[:, 1].astype(np.int64), found[:, 2], frame.boxes_back(found[:, 3:])
+            result = Detections(self.labels, image, timing, boxes, scores, kinds, note=note)
+        timing["finish"] = 1e3 * (time.perf_counter() - start)
+        return result
+
+
+def _of_pictures(found: dict[str, np.ndarray], pictures: int) -> Sequence[np.ndarray]:
+    """What an engine gave for a batch, picture by picture."""
+    if "detections" in found:
+        rows = found["detections"]
+        return [rows[rows[:, 0] == picture] for picture in range(pictures)]
+    return list(found["mask"] if "mask" in found else found["scores"])
+
+
+def large(result: Result) -> bool:
+    """Whether another picture beside it would take too much memory."""
+    return result.size[0] * result.size[1] > LARGE

@@ -89,8 +89,8 @@ def write(name: str, header: Header, arrays: dict[str, np.ndarray], origin: str)
     report = export(FOLDER / f"{name}.safetensors", path=FOLDER / f"{name}.onnx", force=True)
     (FOLDER / f"{name}.md").write_text(card(name, header, with_weights(header.spec, arrays), origin), encoding="utf-8")
     print(
-        f"{name}: {report.bytes / 1e6:.2f} MB, equal mask pixels {report.mask_equal:.4%}, "
-        f"largest difference of a logit {report.score_error:.1e} on {report.pictures} pictures"
+        f"{name}: {report.bytes / 1e6:.2f} MB, equal {report.what} {report.equal:.4%}, "
+        f"largest difference of a score {report.score_error:.1e} on {report.pictures} pictures"
     )
 
 

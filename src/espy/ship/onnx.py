@@ -24,27 +24,35 @@ from espy.errors import EspyError, ModelError
 from espy.header import LARGEST_SIDE, SMALLEST_SIDE, Card, Header, Preprocess, attach_onnx, read_safetensors, size_fits
 from espy.labels import plain
 from espy.nn.build import with_weights
-from espy.nn.deployed import Deployed
+from espy.nn.deployed import Deployed, deploy
 from espy.output import refuse_existing, write_bytes
 from espy.picture.frame import Frame
 from espy.picture.read import read
 from espy.published import Published, load_published
+from espy.run import nms
 from espy.run.engines.onnxruntime import OnnxRuntime
+from espy.run.engines.torch import Torch
 from espy.run.predictor import resolve
 
 OPSET = 20
-EQUAL_PIXELS = 0.999  # least share of equal mask pixels, on every photo
-SCORE_ERROR = 1e-4  # largest difference of the logits, relative to the largest logit
+EQUAL = 0.999  # least share of equal mask pixels, classes or boxes, on every photo
+SCORE_ERROR = 1e-4  # largest difference of logits, relative to the largest logit, or of probabilities
+BOX_ERROR_PX = 0.1  # largest difference of a corner of boxes that count as equal
 
 
 @dataclass(frozen=True)
 class Report:
-    """A deployed file and how it compares with the network: the worst over `pictures` (photo, size) pairs."""
+    """A deployed file and how it compares with the network: the worst over `pictures` (photo, size) pairs.
+
+    `equal`: share of `what` (mask pixels, likeliest classes, detected boxes) that are the same. `score_error`: largest difference
+    of a logit, relative to the largest one, or of a probability.
+    """
 
     path: Path
     bytes: int
     pictures: int
-    mask_equal: float
+    what: str
+    equal: float
     score_error: float
 
 
@@ -61,8 +69,8 @@ def export(
 
     `model`: a `.safetensors` file or run folder, a bundled name, a published checkpoint (path or read), or a network built
     by `espy.build`. `path`: the file to write, beside the model unless given. `size`: one fixed (height, width) instead of
-    dynamic ones. `scores`: the logits as a second output. Raises ModelError, and writes nothing, where a mask differs in
-    more than 0.1 % of its pixels or a logit by more than 1e-4 of the largest.
+    dynamic ones. `scores`: a segmentation's logits as a second output. Raises ModelError, and writes nothing, where a mask differs
+    in more than 0.1 % of its pixels, or a logit by more than 1e-4 of the largest; so too for classes and boxes.
     """
     if to != "onnx":
         raise EspyError(f"cannot export to {to!r}: known: onnx")
@@ -74,13 +82,19 @@ def export(
     target = Path(path) if path is not None else Path(origin or "").with_suffix(".onnx")
     refuse_existing(target, force)
     header = _sized(header, size)
-    deployed = Deployed(network, header.preprocess).eval()
+    if scores and header.task != "segment":
+        raise EspyError(
+            f"scores are a segmentation's second output, this model's task is {header.task}: leave them out"
+        )
+    deployed = deploy(network, header.preprocess).eval()
     graph = _graph(deployed, header, size)
+    if header.task == "detect":
+        append_suppression(graph)
     with tempfile.TemporaryDirectory() as folder:
         both = Path(folder) / "both.onnx"
         both.write_bytes(attach_onnx(graph.SerializeToString(), header))
         report = _compare(both, deployed, header, target)
-        if not scores:
+        if header.task == "segment" and not scores:
             del graph.graph.output[1]
             both.write_bytes(attach_onnx(graph.SerializeToString(), header))
             _compare(both, deployed, header, target)  # what is kept is what was compared
@@ -97,7 +111,11 @@ def _source(model: str | Path | Published | nn.Module) -> tuple[Header, nn.Modul
         spec: Any = getattr(model, "spec", None)
         if spec is None:
             raise EspyError("only networks made by espy.build know their spec")
-        preprocess = Preprocess((512, 1024), multiple=1 if spec.receptive_field_px else 32)
+        preprocess = {
+            "segment": Preprocess((512, 1024), multiple=1 if spec.receptive_field_px else 32),
+            "classify": Preprocess((224, 224), resize="short"),
+            "detect": Preprocess((320, 320)),
+        }[spec.task]
         model = copy.deepcopy(model)  # the caller's stays in training mode
         return Header.of(spec, plain(spec.classes), preprocess, Card()), model.eval(), None
     path = Path(model)
@@ -131,7 +149,10 @@ def _graph(deployed: Deployed, header: Header, size: tuple[int, int] | None) -> 
     """The exported model without the exporter's notes on where each node came from."""
     multiple = header.preprocess.multiple
     height, width = size or (4 * multiple, 5 * multiple) if multiple > 1 else size or (64, 96)
-    if size is None:
+    if header.task == "detect":
+        height, width = header.preprocess.size  # the priors are of this size
+        shapes = {0: Dim("n")}
+    elif size is None:
         sides = [multiple * Dim(n, min=1) if multiple > 1 else Dim(n, min=17) for n in ("h", "w")]
         shapes = {0: Dim("n"), 1: sides[0], 2: sides[1]}
     else:
@@ -141,7 +162,7 @@ def _graph(deployed: Deployed, header: Header, size: tuple[int, int] | None) -> 
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             deployed, (example,), dynamo=True, dynamic_shapes=(shapes,), input_names=["image"],
-            output_names=["mask", "scores"], opset_version=OPSET, verbose=False,
+            output_names=list(deployed.outputs), opset_version=OPSET, verbose=False,
         )  # fmt: skip
     if program is None:
         raise ModelError("the exporter gave nothing back")
@@ -168,31 +189,92 @@ def _quiet() -> Any:
         logging.disable(level)
 
 
+def append_suppression(model: onnx.ModelProto) -> None:
+    """Replace the outputs scores [N, kinds, P] and boxes [N, P, 4] by detections [D, 7] (espy.run.nms), in the graph itself."""
+
+    def constant(name: str, value: Any, kind: type) -> str:
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(value, kind), name))
+        return name
+
+    def node(kind: str, inputs: list[str], outputs: list[str], **attributes: Any) -> None:
+        model.graph.node.append(onnx.helper.make_node(kind, inputs, outputs, **attributes))
+
+    limits = [constant("most", [nms.MOST], np.int64), constant("overlap", [nms.OVERLAP], np.float32),
+              constant("least_score", [nms.LEAST_SCORE], np.float32)]  # fmt: skip
+    node("NonMaxSuppression", ["boxes", "scores", *limits], ["kept"])  # [D, 3]: picture, kind, prior
+    node("GatherND", ["scores", "kept"], ["kept_scores"])
+    node("Split", ["kept"], ["picture", "kind", "prior"], axis=1, num_outputs=3)
+    node("Concat", ["picture", "prior"], ["place"], axis=1)
+    node("GatherND", ["boxes", "place"], ["kept_boxes"])
+    for name in ("picture", "kind"):
+        node("Cast", [name], [f"{name}_float"], to=onnx.TensorProto.FLOAT)
+    node("Unsqueeze", ["kept_scores", constant("columns", [1], np.int64)], ["score_column"])
+    node("Concat", ["picture_float", "kind_float", "score_column", "kept_boxes"], ["unsorted"], axis=1)
+    # picture by picture, the best first: scores are at most 1
+    node("Mul", ["picture_float", constant("two", 2, np.float32)], ["after"])
+    node("Sub", ["score_column", "after"], ["rank"])
+    node("Shape", ["rank"], ["count"], start=0, end=1)
+    node("TopK", ["rank", "count"], ["ranks", "order_column"], axis=0)
+    node("Squeeze", ["order_column", "columns"], ["order"])
+    node("Gather", ["unsorted", "order"], ["detections"], axis=0)
+    del model.graph.output[:]
+    model.graph.output.append(onnx.helper.make_tensor_value_info("detections", onnx.TensorProto.FLOAT, ["d", 7]))
+
+
 def _compare(path: Path, deployed: Deployed, header: Header, name: Path) -> Report:
     """Run the file and the network on the bundled photos, at the model's size and another where it takes others."""
     engine = OnnxRuntime(path, threads=None, precision="float32")
+    network = Torch.around(deployed)
     size = header.preprocess.size
     sizes = {
         size,
         *(s for s in [(size[0] // 2 // 32 * 32 or 32, size[1] // 4 // 32 * 32 or 32)] if size_fits(header.sizes, s)),
     }
+    what, difference = DIFFERENCE[header.task]
     equal, error, pictures = 1.0, 0.0, 0
     for photo in sorted((bundle.FOLDER / "photos").glob("*.jpg")):
         picture = read(photo)
         for network_size in sorted(sizes):
             image = Frame.of(header.preprocess, picture.size, network_size).to_network(picture.image)[None]
-            with torch.inference_mode():
-                mask, scores = (t.numpy() for t in deployed(torch.from_numpy(np.array(image))))
-            found = engine.run(image, scores=True)
-            equal = min(equal, float((found["mask"] == mask).mean()))
-            if "scores" in found:
-                error = max(error, float(np.abs(found["scores"] - scores).max() / np.abs(scores).max()))
-            pictures += 1
+            alike, off = difference(engine.run(image, scores=True), network.run(image, scores=True))
+            equal, error, pictures = min(equal, alike), max(error, off), pictures + 1
     if pictures == 0:
         raise ModelError(f"{name}: no photos to compare on: the installation is incomplete")
-    if not (equal >= EQUAL_PIXELS and error <= SCORE_ERROR):
+    if not (equal >= EQUAL and error <= SCORE_ERROR):
         raise ModelError(
-            f"{name}: not written: the graph differs from the network (equal mask pixels {equal:.4%}, least {EQUAL_PIXELS:.1%}; "
-            f"largest difference of a logit {error:.1e}, most {SCORE_ERROR:.0e})"
+            f"{name}: not written: the graph differs from the network (equal {what} {equal:.4%}, least "
+            f"{EQUAL:.1%}; largest difference of a score {error:.1e}, most {SCORE_ERROR:.0e})"
         )
-    return Report(name, path.stat().st_size, pictures, equal, error)
+    return Report(name, path.stat().st_size, pictures, what, equal, error)
+
+
+Arrays = dict[str, np.ndarray]
+
+
+def _masks(found: Arrays, wanted: Arrays) -> tuple[float, float]:
+    """Share of equal pixels, and the largest difference of a logit where there are any."""
+    error = 0.0
+    if "scores" in found:
+        error = float(np.abs(found["scores"] - wanted["scores"]).max() / np.abs(wanted["scores"]).max())
+    return float((found["mask"] == wanted["mask"]).mean()), error
+
+
+def _classes(found: Arrays, wanted: Arrays) -> tuple[float, float]:
+    one, two = found["scores"], wanted["scores"]
+    return float((one.argmax(1) == two.argmax(1)).mean()), float(np.abs(one - two).max())
+
+
+def _boxes(found: Arrays, wanted: Arrays) -> tuple[float, float]:
+    """Boxes are equal where one of the same picture and kind lies at the same place, scored the same."""
+    one, two = found["detections"], wanted["detections"]
+    if not len(one) and not len(two):
+        return 1.0, 0.0
+    places = np.abs(one[:, None, 3:] - two[None, :, 3:]).max(2) <= BOX_ERROR_PX
+    pairs = places & (one[:, None, :2] == two[None, :, :2]).all(2)
+    off = np.where(pairs, np.abs(one[:, None, 2] - two[None, :, 2]), np.inf)
+    matched = (off <= SCORE_ERROR).any(1).sum() + (off <= SCORE_ERROR).any(0).sum()
+    nearest = off.min(1)[pairs.any(1)] if len(two) else np.zeros(0)
+    return float(matched / (len(one) + len(two))), float(nearest.max(initial=0.0))
+
+
+DIFFERENCE = {"segment": ("mask pixels", _masks), "classify": ("classes", _classes), "detect": ("boxes", _boxes)}

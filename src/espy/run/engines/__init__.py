@@ -1,21 +1,22 @@
 """Engines: what runs a model file. One file each, one protocol for all.
 
-An engine takes uint8 [N, h, w, 3] RGB pictures at the network's size and returns a dict of arrays by name: "mask" uint8
-[N, h, w] for segmentation, and on request "scores" float32 [N, C, h, w], the logits, where the file gives them. It may be
-called from several threads, and never computes in another precision than asked for.
+An engine takes uint8 [N, h, w, 3] RGB pictures at the network's size and returns a dict of arrays by name: for segmentation
+"mask" uint8 [N, h, w], and on request "scores" float32 [N, C, h, w], the logits, where the file gives them; for classification
+"scores" float32 [N, C], probabilities; for detection "detections" float32 [D, 7], as `espy.run.nms` has them. It may be called
+from several threads, and never computes in another precision than asked for.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from espy.errors import EngineError
+from espy.errors import EngineError, ModelError
 from espy.spec import nearest
 
 
@@ -25,11 +26,12 @@ class Engine(Protocol):
     name: str
     version: str
     precision: str
+    task: str
 
     def __init__(self, path: Path, *, threads: int | None, precision: str) -> None: ...
 
     def run(self, image: np.ndarray, *, scores: bool = False) -> dict[str, np.ndarray]:
-        """uint8 [N, h, w, 3] → {"mask": uint8 [N, h, w]}; `scores`: and "scores", float32 [N, C, h, w], if the file has them."""
+        """uint8 [N, h, w, 3] → what the task gives; `scores`: a segmentation's logits too, if the file has them."""
 
     def close(self) -> None:
         """Give back what the engine holds; it cannot run any more."""
@@ -80,11 +82,29 @@ def missing(name: str, package: str | None = None) -> EngineError:
     return EngineError(f"engine {name} is not installed: pip install '{package or ENGINES[name][1]}'")
 
 
-def no_deployed_model(inputs: Iterable[str], outputs: Iterable[str]) -> str:
-    """What is wrong with a graph of other inputs and outputs than a deployed model's, by their names."""
-    return (
-        f"takes {sorted(inputs)} and gives {sorted(outputs)}; a deployed model takes 'image' (uint8 [N, H, W, 3]) and "
-        "gives 'mask' (uint8 [N, H, W]), perhaps 'scores' (float32 [N, C, H, W]): make one with `espy export`"
+INPUT = {"image": ("uint8", 4)}
+OUTPUTS = {
+    # task: name → (type, dimensions)
+    "segment": {"mask": ("uint8", 3)},
+    "classify": {"scores": ("float32", 2)},
+    "detect": {"detections": ("float32", 2)},
+}
+LOGITS = ("float32", 4)  # of "scores", which a segmentation may give beside its mask
+
+Ports = Mapping[str, tuple[str, int]]
+
+
+def task_of(path: Path, inputs: Ports, outputs: Ports) -> str:
+    """The task of a graph by what it takes and gives, name → (type, dimensions). Raises ModelError for no deployed model."""
+    tasks = [
+        task for task, wanted in OUTPUTS.items() if all(outputs.get(name) == port for name, port in wanted.items())
+    ]
+    if dict(inputs) == INPUT and tasks:
+        return tasks[0]
+    raise ModelError(
+        f"{path}: takes {sorted(inputs)} and gives {sorted(outputs)}; a deployed model takes 'image' (uint8 [N, H, W, 3]) and "
+        "gives 'mask' (uint8 [N, H, W]), perhaps 'scores' (float32 [N, C, H, W]), or 'scores' (float32 [N, C]), or 'detections' "
+        "(float32 [D, 7]): make one with `espy export`"
     )
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
 from espy.errors import EngineError, ModelError
-from espy.run.engines import available_threads, check_precision, no_deployed_model
+from espy.run.engines import LOGITS, OUTPUTS, available_threads, check_precision, task_of
+
+TYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 
 
 class OnnxRuntime:
@@ -30,19 +34,15 @@ class OnnxRuntime:
             self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the runtime raises kinds of its own
             raise ModelError(f"{path}: ONNX Runtime cannot open it ({str(error).splitlines()[0][:200]})") from None
-        self._check(path)
-
-    def _check(self, path: Path) -> None:
-        inputs = {i.name: (i.type, len(i.shape)) for i in self._session.get_inputs()}
-        outputs = {o.name: (o.type, len(o.shape)) for o in self._session.get_outputs()}
-        if inputs != {"image": ("tensor(uint8)", 4)} or outputs.get("mask") != ("tensor(uint8)", 3):
-            raise ModelError(f"{path}: {no_deployed_model(inputs, outputs)}")
-        self._scores = outputs.get("scores") == ("tensor(float)", 4)
+        inputs, outputs = (_ports(found) for found in (self._session.get_inputs(), self._session.get_outputs()))
+        self.task = task_of(path, inputs, outputs)
+        self._names = list(OUTPUTS[self.task])
+        self._scores = ["scores"] if self.task == "segment" and outputs.get("scores") == LOGITS else []
 
     def run(self, image: np.ndarray, *, scores: bool = False) -> dict[str, np.ndarray]:
         if self._session is None:
             raise EngineError("the engine is closed")
-        names = ["mask", "scores"] if scores and self._scores else ["mask"]
+        names = self._names + (self._scores if scores else [])
         try:
             return dict(zip(names, self._session.run(names, {"image": image}), strict=True))
         except Exception as error:
@@ -50,3 +50,7 @@ class OnnxRuntime:
 
     def close(self) -> None:
         self._session = None
+
+
+def _ports(found: Sequence[Any]) -> dict[str, tuple[str, int]]:
+    return {port.name: (TYPES.get(port.type, port.type), len(port.shape)) for port in found}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import numpy as np
 import openvino as ov
 
 from espy.errors import EngineError, ModelError
-from espy.run.engines import available_threads, check_precision, no_deployed_model
+from espy.run.engines import LOGITS, OUTPUTS, available_threads, check_precision, task_of
 
+TYPES = {"u8": "uint8", "f32": "float32"}
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
 
@@ -36,21 +38,12 @@ class OpenVino:
         computes = self._model.get_property("INFERENCE_PRECISION_HINT").to_string()
         if computes != PRECISIONS[precision]:  # without bfloat16 instructions the hint is passed over in silence
             raise EngineError(f"engine openvino computes in {computes} on this processor, not in {precision!r}")
-        self._check(path)
-
-    def _check(self, path: Path) -> None:
-        def ports(found: list[Any]) -> dict[str, tuple[str, int]]:
-            """By each of a port's names: that of the file, and of what was fused into it."""
-            return {
-                name: (p.element_type.get_type_name(), p.partial_shape.rank.get_length())
-                for p in found
-                for name in p.names
-            }
-
-        inputs, outputs = ports(self._model.inputs), ports(self._model.outputs)
-        if len(self._model.inputs) != 1 or inputs.get("image") != ("u8", 4) or outputs.get("mask") != ("u8", 3):
-            raise ModelError(f"{path}: {no_deployed_model(inputs, outputs)}")
-        self._scores = outputs.get("scores") == ("f32", 4)
+        inputs, outputs = _ports(self._model.inputs), _ports(self._model.outputs)
+        if len(self._model.inputs) == 1 and "image" in inputs:
+            inputs = {"image": inputs["image"]}  # its other names are those of what was fused into it
+        self.task = task_of(path, inputs, outputs)
+        self._names = list(OUTPUTS[self.task])
+        self._scores = ["scores"] if self.task == "segment" and outputs.get("scores") == LOGITS else []
 
     def run(self, image: np.ndarray, *, scores: bool = False) -> dict[str, np.ndarray]:
         if self._model is None:
@@ -59,8 +52,17 @@ class OpenVino:
             outputs = self._model.create_infer_request().infer([image])
         except Exception as error:
             raise EngineError(f"OpenVINO failed: {str(error).strip().splitlines()[-1][:300]}") from None
-        names = ("mask", "scores") if scores and self._scores else ("mask",)
+        names = self._names + (self._scores if scores else [])
         return {name: np.array(outputs[name]) for name in names}
 
     def close(self) -> None:
         self._model = None
+
+
+def _ports(found: Sequence[Any]) -> dict[str, tuple[str, int]]:
+    """By each of a port's names: that of the file, and of what was fused into it."""
+    return {
+        name: (TYPES.get(kind := port.element_type.get_type_name(), kind), port.partial_shape.rank.get_length())
+        for port in found
+        for name in port.names
+    }

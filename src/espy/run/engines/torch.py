@@ -10,6 +10,7 @@ import numpy as np
 from espy.errors import EngineError, ModelError
 from espy.header import read_safetensors
 from espy.run.engines import check_precision, missing
+from espy.run.nms import detections
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +29,7 @@ class Torch:
         except ModuleNotFoundError:
             raise missing(self.name) from None
         from espy.nn.build import with_weights
-        from espy.nn.deployed import Deployed
+        from espy.nn.deployed import deploy
 
         check_precision(self.name, precision, ("float32",))
         self.precision, self.version, self._torch = precision, torch.__version__.split("+")[0], torch
@@ -39,7 +40,8 @@ class Torch:
             network = with_weights(header.spec, arrays)
         except ModelError as error:
             raise ModelError(f"{path}: {error}") from None
-        self._module: Any = Deployed(network, header.preprocess).eval()
+        self._module: Any = deploy(network, header.preprocess).eval()
+        self.task: str = header.task
 
     @classmethod
     def around(cls, module: Deployed) -> Torch:
@@ -49,6 +51,7 @@ class Torch:
         engine = cls.__new__(cls)
         engine.precision, engine.version, engine._torch = "float32", torch.__version__.split("+")[0], torch
         engine._module = module
+        engine.task = module.network.spec.task  # type: ignore[union-attr, assignment]
         return engine
 
     def run(self, image: np.ndarray, *, scores: bool = False) -> dict[str, np.ndarray]:
@@ -56,8 +59,11 @@ class Torch:
             raise EngineError("the engine is closed")
         with self._torch.inference_mode():
             tensor: torch.Tensor = self._torch.from_numpy(np.array(image)).to(self._module.factor.device)
-            outputs = dict(zip(("mask", "scores"), self._module(tensor), strict=True))
-            return {name: outputs[name].cpu().numpy() for name in (outputs if scores else ("mask",))}
+            outputs = dict(zip(self._module.outputs, self._module(tensor), strict=True))
+            if self.task == "segment" and not scores:
+                del outputs["scores"]
+            found = {name: output.cpu().numpy() for name, output in outputs.items()}
+        return {"detections": detections(found["scores"], found["boxes"])} if self.task == "detect" else found
 
     def close(self) -> None:
         self._module = None
