@@ -167,7 +167,7 @@ def evaluate(
     keep the predictions of so many of the worst pictures. `advance` is called with each picture's name when it is done.
     Raises EspyError for a pair that cannot be read: a figure over part of a set would be another figure.
     """
-    opened = open_set(data, split) if isinstance(data, str) else data.only(split)
+    opened = open_set(data, split, "segment") if isinstance(data, str) else data.only(split)
     if not opened.items:
         raise DataError(f"{opened.root}: no pairs to evaluate on: see espy check {opened.kind}:{opened.root}")
     if not isinstance(model, Model):

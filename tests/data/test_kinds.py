@@ -49,6 +49,17 @@ def test_a_folder_of_another_layout_is_refused_with_what_lies_there(tmp_path, ki
     assert "is a file" in refusal(f"{kind}:{save(tmp_path / 'a.png', mask())}")
 
 
+def test_a_task_that_a_kind_is_not_made_for_is_refused_with_those_that_are(tmp_path):
+    folder(tmp_path)
+    assert open_set(f"folder:{tmp_path}", task="segment").task == "segment"
+    with pytest.raises(
+        DataError, match=r"^folder:.*: this kind of set holds masks; for detect open one that has boxes"
+    ):
+        open_set(f"folder:{tmp_path}", task="detect")
+    with pytest.raises(DataError, match="unknown task 'segmentation': did you mean 'segment'"):
+        open_set(f"folder:{tmp_path}", task="segmentation")
+
+
 def test_reading_gives_the_upright_picture_and_its_mask(tmp_path):
     truth = folder(tmp_path)
     exif = Image.Exif()

@@ -17,7 +17,7 @@ from espy import spec as specs
 from espy.data.check import Report, check
 from espy.data.findings import Fault, gather
 from espy.data.masks import Coding
-from espy.data.sets import Dataset, Item
+from espy.data.sets import Dataset, Masked
 from espy.errors import DataError
 from espy.labels import CAMVID, CITYSCAPES, VOC, Label
 from espy.learn.films import films, hold_out_pattern
@@ -31,7 +31,9 @@ PHOTOS = "folder:photos/"
 
 
 def items(names, split="train"):
-    return tuple(Item(Path(f"images/{name}.jpg"), Path(f"masks/{name}.png"), split, Coding.plain(2)) for name in names)
+    return tuple(
+        Masked(Path(f"images/{name}.jpg"), split, Path(f"masks/{name}.png"), Coding.plain(2)) for name in names
+    )
 
 
 def report(

@@ -72,7 +72,7 @@ def command(
     loading: dict[str, Any] = {"engine": engine, "threads": threads, "precision": precision, "header": header}
     loading |= {"size": text.parse_size(size), "tile": text.parse_tile(tile)}
     factors = _parse_scales(scales)
-    opened = open_set(data, split)
+    opened = open_set(data, split, "segment")
     if opened.findings:
         text.say(f"{len(opened.findings)} findings, what they name is left out: see espy check {data}")
     with text.bar(len(opened)) as advance:

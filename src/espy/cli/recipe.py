@@ -39,7 +39,7 @@ def command(data: str, out: Path, network: str, force: bool) -> int:
     if network not in NETWORKS:
         raise click.BadParameter(f"--network {network!r}: {nearest(network, list(NETWORKS))}")
     refuse_existing(out, force)
-    opened = open_set(data)
+    opened = open_set(data, task="segment")
     with text.bar(len(opened)) as advance:
         report = check(opened, advance=advance)
     if not report.ok:

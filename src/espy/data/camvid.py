@@ -6,7 +6,7 @@ from pathlib import Path
 
 from espy.data.findings import Fault, gather
 from espy.data.masks import VOID, Coding
-from espy.data.sets import Dataset, Files, Item, Lone, Paired, choose, empty, missing, pair, read_lines, relative
+from espy.data.sets import Dataset, Files, Lone, Masked, Paired, choose, empty, missing, pair, read_lines, relative
 from espy.errors import DataError
 from espy.labels import CAMVID
 
@@ -23,7 +23,7 @@ def open_camvid(root: Path, split: str | None = None) -> Dataset:
     known = [name for name in SPLITS if (root / f"{name}annot").is_dir()]
     if not known:
         raise missing(root, "no train/ and trainannot/ in it")
-    items: list[Item] = []
+    items: list[Masked] = []
     lone: list[Lone] = []
     rows: list[tuple[Fault, str]] = []
     for name in choose(split, known, root):
@@ -34,7 +34,7 @@ def open_camvid(root: Path, split: str | None = None) -> Dataset:
             found = pair(Files.below(root / name), Files.below(root / f"{name}annot"), root)
         rows += found.rows
         lone += found.lone(lambda mask: CODING)
-        items += [Item(picture, mask, name, CODING) for picture, mask in found.pairs.values()]
+        items += [Masked(picture, name, mask, CODING) for picture, mask in found.pairs.values()]
     return Dataset("camvid", root, LABELS, tuple(items), gather(rows), tuple(lone))
 
 

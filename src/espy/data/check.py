@@ -14,7 +14,7 @@ from espy.data.cityscapes import LABEL_IDS, MOST_ID
 from espy.data.findings import Fault, Finding, gather
 from espy.data.kinds import open_set
 from espy.data.masks import VOID, Coding, FileError, count, mask_size, read_mask, read_picture
-from espy.data.sets import Dataset, Item, Lone, relative, size_words
+from espy.data.sets import Dataset, Item, Lone, Masked, relative, size_words
 from espy.labels import CAMVID, CITYSCAPES, VOC, Label
 from espy.picture.read import orientation, stored
 
@@ -62,13 +62,22 @@ class _Looked:
     @property
     def mask(self) -> Path:
         """The file that `counts` is of."""
-        return self.of.mask if isinstance(self.of, Item) else self.of.path
+        return self.of.mask if isinstance(self.of, Masked) else _picture_of(self.of)
+
+    @property
+    def coding(self) -> Coding | None:
+        """What the values of that mask mean; None for a picture."""
+        return self.of.coding if isinstance(self.of, Masked | Lone) else None
 
 
 def check(
-    data: Dataset | str, *, split: str | None = None, advance: Callable[[str], None] = lambda name: None
+    data: Dataset | str,
+    *,
+    split: str | None = None,
+    task: str | None = None,
+    advance: Callable[[str], None] = lambda name: None,
 ) -> Report:
-    """Read every pair of a set (or of `KIND:PATH`), and every file in no pair, and report all that is wrong with them.
+    """Read every picture of a set (or of `KIND:PATH`) with its truth, and every file in no pair, and report all that is wrong.
 
     `advance` is called with a picture's name when its pair is done, and with that of a file in none. Raises DataError where
     there is no set to look at; all that is wrong within a set is a finding.
@@ -84,12 +93,12 @@ def check(
     images/a.jpg: no mask of this name in masks/
     images/a.jpg: an empty file
     """
-    opened = open_set(data, split) if isinstance(data, str) else data.only(split)
+    opened = open_set(data, split, task) if isinstance(data, str) else data.only(split)
     looked: list[_Looked] = []
     with ThreadPoolExecutor(THREADS, thread_name_prefix="espy-check") as pool:
         for one in pool.map(lambda of: _look(of, opened.root), (*opened.items, *opened.lone)):
             looked.append(one)
-            advance((one.of.picture if isinstance(one.of, Item) else one.of.path).name)
+            advance(_picture_of(one.of).name)
     rows = [row for one in looked for row in one.rows]
     rows = _explained(rows, opened, looked) + list(_of_the_whole(opened, looked, rows))
     findings = opened.findings + gather(rows)
@@ -107,12 +116,18 @@ def check(
 # One pair, or one file
 
 
+def _picture_of(of: Item | Lone) -> Path:
+    return of.picture if isinstance(of, Item) else of.path
+
+
 def _look(of: Item | Lone, root: Path) -> _Looked:
     def rows(faults: list[Fault], path: Path) -> tuple[tuple[Fault, str], ...]:
         return tuple((fault, relative(path, root)) for fault in faults)
 
     if isinstance(of, Item):
         of_picture, size = _picture(of.picture)
+        if not isinstance(of, Masked):
+            return _Looked(of, rows(of_picture, of.picture), size)
         of_mask, shape, counts = _mask(of.mask, of.coding)
         if size and shape and size != shape:
             of_mask.append(_sizes_differ(size, shape, of))
@@ -146,7 +161,7 @@ def _mask(path: Path, coding: Coding) -> tuple[list[Fault], tuple[int, int] | No
     return faults, (height, width), counts
 
 
-def _sizes_differ(size: tuple[int, int], shape: tuple[int, ...], item: Item) -> Fault:
+def _sizes_differ(size: tuple[int, int], shape: tuple[int, ...], item: Masked) -> Fault:
     what = "not of its picture's size"
     detail = f"{size_words(shape)} (height x width), the picture {size_words(size)}"
     cure = "make the mask in the picture's own size, or shrink both alike (masks by nearest neighbour)"
@@ -171,7 +186,7 @@ def _explained(rows: list[tuple[Fault, str]], data: Dataset, looked: list[_Looke
     """The rows, with values out of range explained by what all masks hold together."""
     odd = {value for fault, _ in rows if fault.diagnosis == "value_out_of_range" for value in fault.values}
     classes = len(data.labels)
-    as_they_are = all(one.of.coding != LABEL_IDS for one in looked)
+    as_they_are = all(one.coding != LABEL_IDS for one in looked)
     if odd and as_they_are and max(odd) <= MOST_ID and _same(data.labels, CITYSCAPES):
         what = "holds {values}: Cityscapes' labelIds where train ids 0 to 18 are needed"
         cure = "map them to train ids, use the labelTrainIds files, or open the set as kind cityscapes"
@@ -227,7 +242,7 @@ def _of_the_whole(data: Dataset, looked: list[_Looked], rows: list[tuple[Fault, 
 
 def _two_colours(looked: list[_Looked]) -> bool:
     """Whether the masks hold nothing but 0 and 255, both of them, where the values are the indices themselves."""
-    return all(one.of.coding.classes[:1] == (0,) for one in looked if one.of.coding) and all(
+    return all(one.coding.classes[:1] == (0,) for one in looked if one.coding) and all(
         bool(times) == (value in (0, VOID)) for value, times in enumerate(_totals(looked))
     )
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from espy.data.findings import Fault, gather
 from espy.data.masks import VOID, Coding
-from espy.data.sets import Dataset, Files, Item, Lone, choose, missing, pair
+from espy.data.sets import Dataset, Files, Lone, Masked, choose, missing, pair
 from espy.labels import CITYSCAPES, CITYSCAPES_IDS
 
 SPLITS = ("train", "val")
@@ -32,7 +32,7 @@ def open_cityscapes(root: Path, split: str | None = None) -> Dataset:
         raise missing(root, "no leftImg8bit/ and gtFine/ in it")
     there = sorted(path.name for path in pictures_in.iterdir() if path.is_dir() and not path.name.startswith("."))
     known = there if split else [name for name in SPLITS if name in there]
-    items: list[Item] = []
+    items: list[Masked] = []
     lone: list[Lone] = []
     rows: list[tuple[Fault, str]] = []
     for name in choose(split, known, root):
@@ -42,7 +42,7 @@ def open_cityscapes(root: Path, split: str | None = None) -> Dataset:
         found = pair(pictures, Files(every.folder, train_ids.found | ids.found), root)
         rows += found.rows
         lone += found.lone(_coding)
-        items += [Item(picture, mask, name, _coding(mask)) for picture, mask in found.pairs.values()]
+        items += [Masked(picture, name, mask, _coding(mask)) for picture, mask in found.pairs.values()]
     return Dataset("cityscapes", root, LABELS, tuple(items), gather(rows), tuple(lone))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from espy.data.findings import Fault, gather
 from espy.data.masks import MOST_CLASSES, VOID, Coding, FileError, distinct, read_values
-from espy.data.sets import Dataset, Files, Item, Paired, choose, missing, pair, read_lines, seeded_split
+from espy.data.sets import Dataset, Files, Masked, Paired, choose, missing, pair, read_lines, seeded_split
 from espy.errors import DataError
 from espy.labels import Label, plain, voc_colour
 
@@ -46,7 +46,7 @@ def open_folder(root: Path, split: str | None = None) -> Dataset:
     else:
         labels = plain(_look([mask for _, _, mask in pairs] or [mask for part in found for mask in part.masks]))
     coding = Coding.plain(len(labels))
-    items = tuple(Item(picture, mask, name, coding) for name, picture, mask in pairs)
+    items = tuple(Masked(picture, name, mask, coding) for name, picture, mask in pairs)
     of_lone = coding if named else Coding.plain(MOST_CLASSES)  # nobody said which classes there are
     lone = tuple(one for part in found for one in part.lone(lambda mask: of_lone))
     seeded = any(name is None for name, _, _ in folders)

@@ -13,19 +13,26 @@ from espy.data.voc import open_voc
 from espy.errors import DataError
 from espy.spec import nearest
 
-KINDS: dict[str, Callable[[Path, str | None], Dataset]] = {
-    "camvid": open_camvid,
-    "cityscapes": open_cityscapes,
-    "folder": open_folder,
-    "voc": open_voc,
+Opener = Callable[[Path, str | None], Dataset]
+
+KINDS: dict[str, dict[str, Opener]] = {
+    "camvid": {"segment": open_camvid},
+    "cityscapes": {"segment": open_cityscapes},
+    "folder": {"segment": open_folder},
+    "voc": {"segment": open_voc},
 }
+"""Kind → task → what opens a folder of this kind for this task."""
+
+TRUTHS = {"segment": "masks", "classify": "a class a picture", "detect": "boxes"}
+"""What a set holds for a task."""
 
 
-def open_set(where: str, split: str | None = None) -> Dataset:
+def open_set(where: str, split: str | None = None, task: str | None = None) -> Dataset:
     """The set of `KIND:PATH`, of one split or of all that it has.
 
-    Files are paired, few of them read; `check` reads all. Raises DataError where the kind is unknown, the folder not laid
-    out as the kind has it, or the split not there.
+    `task`: "segment", "classify" or "detect", for kinds that are made for several; that of the kind unless given. Pictures
+    and truth are paired, few files read; `check` reads all. Raises DataError where the kind is unknown or not made for the
+    task, the folder not laid out as the kind has it, or the split not there.
 
     >>> import tempfile
     >>> from PIL import Image
@@ -48,6 +55,21 @@ def open_set(where: str, split: str | None = None) -> Dataset:
     try:
         if not root.is_dir():
             raise DataError(f"{root}: is a file: name its folder" if root.is_file() else f"{root}: no such folder")
-        return KINDS[kind](root, split)
+        return _opener(kind, root, task)(root, split)
     except PermissionError:
         raise missing(root, "a folder in it cannot be listed") from None
+
+
+def _opener(kind: str, root: Path, task: str | None) -> Opener:
+    openers = KINDS[kind]
+    if task is None:
+        return next(iter(openers.values()))
+    if task not in TRUTHS:
+        raise DataError(f"unknown task {task!r}: {nearest(task, list(TRUTHS))}")
+    if task not in openers:
+        others = ", ".join(name for name, made in KINDS.items() if task in made)
+        holds = " or ".join(TRUTHS[made] for made in openers)
+        raise DataError(
+            f"{kind}:{root}: this kind of set holds {holds}; for {task} open one that has {TRUTHS[task]}: {others}"
+        )
+    return openers[task]

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -28,12 +29,44 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Item:
-    """A picture and its mask, the split it belongs to, and what the mask's values mean."""
+    """A picture and the split it belongs to. Each task has its own kind of item, which knows where the truth is."""
 
     picture: Path
-    mask: Path
     split: str
+
+    def read(self, cure: str) -> tuple[Image.Image, Any]:
+        """The picture, upright RGB, and its truth. Raises DataError, which ends in `cure` where the two do not fit."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Masked(Item):
+    """A picture, its mask, and what the mask's values mean."""
+
+    mask: Path
     coding: Coding
+
+    def read(self, cure: str) -> tuple[Image.Image, np.ndarray]:
+        """The picture and its mask, uint8 [H, W], 255 void."""
+        image = read_picture(self.picture)
+        mask = read_mask(self.mask, self.coding).indices
+        if mask.shape != (image.height, image.width):
+            raise DataError(
+                f"{self.mask}: {size_words(mask.shape)} (height x width), its picture is "
+                f"{image.height} x {image.width}: {cure}"
+            )
+        return image, mask
+
+
+@dataclass(frozen=True)
+class Classified(Item):
+    """A picture and its class, an index into the set's labels."""
+
+    index: int
+
+    def read(self, cure: str) -> tuple[Image.Image, int]:
+        """The picture and its class."""
+        return read_picture(self.picture), self.index
 
 
 @dataclass(frozen=True)
@@ -46,9 +79,9 @@ class Lone:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A set of pictures with masks.
+    """A set of pictures with truth for one task: "segment" (masks), "classify" (a class a picture) or "detect" (boxes).
 
-    `labels[k]` is the class of mask value k; void is 255 and no class. `findings`: what was wrong already when files were
+    `labels[k]` is class k, of a mask the value k; void is 255 and no class. `findings`: what was wrong already when files were
     paired; `espy.data.check.check` says all. `lone`: files in no pair. `names`: the file that names the classes, None where
     the kind knows them or they were found by looking (`looked`). `seeded`: whether the splits were drawn by `seeded_split`.
     """
@@ -62,32 +95,26 @@ class Dataset:
     names: str | None = None
     looked: bool = False
     seeded: bool = False
+    task: str = "segment"
 
     @property
     def splits(self) -> dict[str, int]:
-        """How many pairs each split has."""
+        """How many pictures each split has."""
         return dict(Counter(item.split for item in self.items))
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def read(self, index: int) -> tuple[Image.Image, np.ndarray]:
-        """The picture, upright RGB, and its mask, uint8 [H, W] of the picture's size, 255 void.
+    def read(self, index: int) -> tuple[Image.Image, Any]:
+        """The picture, upright RGB, and its truth.
 
-        Raises DataError for a pair that cannot be used, never gives a wrong one.
+        The truth is a mask, uint8 [H, W] of the picture's size, 255 void (segment), the index of its class (classify), or
+        `Boxes` in the picture's pixels (detect). Raises DataError for what cannot be used, never gives a wrong truth.
         """
-        item = self.items[index]
-        image = read_picture(item.picture)
-        mask = read_mask(item.mask, item.coding).indices
-        if mask.shape != (image.height, image.width):
-            raise DataError(
-                f"{item.mask}: {size_words(mask.shape)} (height x width), its picture is "
-                f"{image.height} x {image.width}: see espy check {self.kind}:{self.root}"
-            )
-        return image, mask
+        return self.items[index].read(f"see espy check {self.kind}:{self.root}")
 
     def only(self, split: str | None) -> Dataset:
-        """The pairs of one split; all of them for None. Raises DataError for a split that is not there."""
+        """The pictures of one split; all of them for None. Raises DataError for a split that is not there."""
         if split is None:
             return self
         choose(split, list(self.splits), self.root)

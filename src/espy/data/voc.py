@@ -6,7 +6,7 @@ from pathlib import Path
 
 from espy.data.findings import Fault, gather
 from espy.data.masks import Coding
-from espy.data.sets import Dataset, Files, Item, Lone, choose, empty, missing, pair, read_lines, relative
+from espy.data.sets import Dataset, Files, Lone, Masked, choose, empty, missing, pair, read_lines, relative
 from espy.labels import VOC
 
 LISTS = Path("ImageSets", "Segmentation")
@@ -25,7 +25,7 @@ def open_voc(root: Path, split: str | None = None) -> Dataset:
     known = sorted(path.stem for path in (root / LISTS).glob("[!.]*.txt"))
     default = [name for name in known if name in ("train", "val")] or ["trainval"]
     pictures, masks = (Files.below(folder) for folder in folders)
-    items: list[Item] = []
+    items: list[Masked] = []
     lone: list[Lone] = []
     rows: list[tuple[Fault, str]] = []
     for name in choose(split, known, root) if split else default:
@@ -44,5 +44,7 @@ def open_voc(root: Path, split: str | None = None) -> Dataset:
             found = pair(there, true, root)
             rows += found.rows
             lone += found.lone(lambda mask: CODING)
-            items += [Item(*found.pairs[stem], name, CODING) for stem in stems if stem in found.pairs]
+            items += [
+                Masked(p, name, m, CODING) for p, m in (found.pairs[stem] for stem in stems if stem in found.pairs)
+            ]
     return Dataset("voc", root, VOC, tuple(items), gather(rows), tuple(lone))

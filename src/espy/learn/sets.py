@@ -32,7 +32,7 @@ def open_sets(
     choices: Data, *, say: Callable[[str], None] = lambda line: None, advance: Callable[[str], None] = lambda name: None
 ) -> Sets:
     """Open and check the sets of a recipe. Raises DataError, all faults told by `say`, where one must not be trained on."""
-    whole = open_set(choices.set)
+    whole = open_set(choices.set, task="segment")
     train = whole.only(choices.train)
     validate = whole.only(choices.validate) if choices.validate and not choices.hold_out else None
     if choices.hold_out:
