@@ -12,6 +12,7 @@ import numpy as np
 
 PER_CELL = 6
 CENTRE, SIZE = 0.1, 0.2  # the units in which offsets of centre and size are told
+IGNORED = -1.0  # instead of a class: a prior that is trained on neither as a thing nor as background
 
 
 def priors(size: int) -> np.ndarray:
@@ -50,3 +51,46 @@ def decode(offsets: np.ndarray, given: np.ndarray) -> np.ndarray:
     centre = given[:, :2] + CENTRE * offsets[..., :2] * given[:, 2:]
     half = given[:, 2:] * np.exp(SIZE * offsets[..., 2:]) / 2
     return np.concatenate([centre - half, centre + half], -1)
+
+
+def corners(boxes: np.ndarray) -> np.ndarray:
+    """[..., 4] corners of boxes given as centre and size."""
+    return np.concatenate([boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2], -1)
+
+
+def overlaps(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    """[A, B]: shared areas of boxes [A, 4] and [B, 4] (corners)."""
+    sides = np.minimum(one[:, None, 2:], two[None, :, 2:]) - np.maximum(one[:, None, :2], two[None, :, :2])
+    shared: np.ndarray = sides.clip(min=0).prod(2)
+    return shared
+
+
+def areas(boxes: np.ndarray) -> np.ndarray:
+    """[B]: of boxes [B, 4] (corners)."""
+    area: np.ndarray = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    return area
+
+
+def match(boxes: np.ndarray, classes: np.ndarray, crowd: np.ndarray, given: np.ndarray, threshold: float) -> np.ndarray:
+    """float32 [P, 5], what each prior is to learn: class (0 = background, kind k is k + 1) and offsets of its box.
+
+    Each prior takes the box that it overlaps most, 1e-5 added to the denominator; then each box takes its best prior by force,
+    later ones winning it; of the others, those that overlap theirs by less than `threshold` become background. Priors that lie in
+    a crowd by more than half and are no box's are IGNORED. `boxes` [B, 4] are corners in shares, `crowd` bool [B].
+    """
+    target = np.zeros((len(given), 5), np.float32)
+    places = corners(given)
+    true = boxes[~crowd]
+    if len(true):
+        shared = overlaps(places, true)
+        iou = shared / (areas(places)[:, None] + areas(true)[None] - shared + 1e-5)
+        best, own = iou.max(1), iou.argmax(1)
+        for index, prior in enumerate(iou.argmax(0)):
+            best[prior], own[prior] = np.inf, index
+        things = best >= threshold
+        target[things, 0] = classes[~crowd][own[things]] + 1
+        target[things, 1:] = encode(true[own[things]], given[things])
+    if crowd.any():
+        within = (overlaps(places, boxes[crowd]) / areas(places)[:, None].clip(min=1e-12)).max(1)
+        target[(within > 0.5) & (target[:, 0] == 0), 0] = IGNORED
+    return target

@@ -50,7 +50,7 @@ def test_an_epoch_takes_every_picture_once_and_leaves_out_less_than_a_batch(run,
     assert steps_in_epoch(run["pictures"], run["batch"]) == steps
     pairs = joined(Order(**run, start=0, end=epochs * steps))
     for epoch in range(epochs):
-        taken = [index for e, index in pairs if e == epoch]
+        taken = [index for e, index, _ in pairs if e == epoch]
         assert len(taken) == steps * run["batch"]
         if run["pictures"] >= run["batch"]:
             assert len(set(taken)) == len(taken)
@@ -61,7 +61,7 @@ def test_an_epoch_takes_every_picture_once_and_leaves_out_less_than_a_batch(run,
 @QUICK
 def test_a_batch_larger_than_the_set_takes_every_picture_equally_often_but_for_one(pictures, seed):
     (pairs,) = Order(pictures, 12, seed, 0, 1)
-    times = np.bincount([index for _, index in pairs], minlength=pictures)
+    times = np.bincount([index for _, index, _ in pairs], minlength=pictures)
     assert len(pairs) == 12
     assert times.max() - times.min() <= 1
 
@@ -87,11 +87,12 @@ def test_a_start_in_the_middle_is_the_tail_of_the_whole(run, data):
     start = data.draw(st.integers(0, end))
     whole = list(Order(**run, start=0, end=end))
     assert list(Order(**run, start=start, end=end)) == whole[start:]
+    assert [{step for _, _, step in keys} for keys in whole[start:]] == [{step} for step in range(start, end)]
 
 
 def test_epochs_and_seeds_have_orders_of_their_own_and_the_same_again():
     def orders(seed):
-        return [tuple(index for _, index in step) for step in Order(30, 30, seed, 0, 5)]
+        return [tuple(index for _, index, _ in step) for step in Order(30, 30, seed, 0, 5)]
 
     assert orders(0) == orders(0)
     assert len({*orders(0), *orders(1)}) == 10
@@ -123,17 +124,17 @@ def test_kept_or_read_every_time_the_bytes_are_the_same(data, size):
     kept, read = (Samples(data, size, CHOICES, seed=3) for _ in range(2))
     assert kept.keep()
     assert (kept.kept, read.kept) == (True, False)
-    for key in ((0, 0), (0, 6), (4, 2)):
+    for key in ((0, 0, 0), (0, 6, 1), (4, 2, 9)):
         assert bytes_of(kept[key]) == bytes_of(read[key])
 
 
 def test_a_sample_depends_on_seed_epoch_and_index_and_on_nothing_before(data):
     def sample(seed, epoch, index):
-        return bytes_of(Samples(data, SIZE, CHOICES, seed)[epoch, index])
+        return bytes_of(Samples(data, SIZE, CHOICES, seed)[epoch, index, 0])
 
     one = Samples(data, SIZE, CHOICES, 0)
     for key in ((1, 4), (0, 2), (9, 9 % 7)):
-        assert bytes_of(one[key]) == sample(0, *key)
+        assert bytes_of(one[*key, 0]) == bytes_of(one[*key, 5]) == sample(0, *key)  # without `sizes`, of no step either
     assert len({sample(0, 0, 1), sample(0, 1, 1), sample(1, 0, 1), sample(0, 0, 2)}) == 4
 
 
@@ -141,7 +142,7 @@ def test_all_off_is_the_set_itself_as_the_deployed_network_sees_it(data):
     off = Augment(scale=(1, 1), flip=0, brightness=0, contrast=0, saturation=0)
     for index in range(len(data)):
         picture, truth = data.read(index)
-        image, mask, number = Samples(data, SIZE, off, 0)[0, index]
+        image, mask, number = Samples(data, SIZE, off, 0)[0, index, 0]
         h, w = SIZE
         assert np.array_equal(image, np.asarray(picture.resize((w, h), Image.Resampling.BILINEAR)))
         assert np.array_equal(mask, np.asarray(Image.fromarray(truth).resize((w, h), Image.Resampling.NEAREST)))
@@ -174,7 +175,7 @@ def test_what_does_not_fit_into_half_of_the_free_memory_is_not_kept_and_its_size
     samples = Samples(data, SIZE, CHOICES, 0)
     assert samples.keep() == samples.kept == fits
     assert samples.bytes == whole
-    assert bytes_of(samples[0, 3]) == bytes_of(Samples(data, SIZE, CHOICES, 0)[0, 3])
+    assert bytes_of(samples[0, 3, 0]) == bytes_of(Samples(data, SIZE, CHOICES, 0)[0, 3, 0])
     assert Samples(data, SIZE, CHOICES, 0, sharing=1000).keep() is False
 
 
@@ -214,8 +215,8 @@ on_any_machine = pytest.mark.filterwarnings(
 def drained(samples, order, **choices):
     found = []
     for batch in batches(samples, order, **choices):
-        assert batch.images.dtype == batch.masks.dtype == torch.uint8
-        found.append((batch.images.numpy().tobytes(), batch.masks.numpy().tobytes(), batch.indices))
+        assert batch.images.dtype == batch.truth.dtype == torch.uint8
+        found.append((batch.images.numpy().tobytes(), batch.truth.numpy().tobytes(), batch.indices))
     return found
 
 
@@ -228,7 +229,7 @@ def test_any_number_of_workers_gives_the_same_batches(data, kept):
     order = Order(len(data), 3, 0, 1, 6)
     alone = drained(samples, order, workers=0)
     assert drained(samples, order, workers=2) == alone
-    assert [indices for _, _, indices in alone] == [tuple(index for _, index in part) for part in order]
+    assert [indices for _, _, indices in alone] == [tuple(index for _, index, _ in part) for part in order]
 
 
 def test_a_batch_is_its_samples_one_upon_another(data):
@@ -236,11 +237,11 @@ def test_a_batch_is_its_samples_one_upon_another(data):
     order = Order(len(data), 4, 0, 0, 1)
     (batch,) = batches(samples, order, workers=0)
     assert batch.images.shape == (4, *SIZE, 3)
-    assert batch.masks.shape == (4, *SIZE)
+    assert batch.truth.shape == (4, *SIZE)
     for place, key in enumerate(*order):
         image, mask, index = samples[key]
         assert np.array_equal(batch.images[place], image)
-        assert np.array_equal(batch.masks[place], mask)
+        assert np.array_equal(batch.truth[place], mask)
         assert batch.indices[place] == index
 
 
@@ -317,4 +318,4 @@ def test_a_batch_is_pinned_for_a_gpu_whole(data, monkeypatch):
     pinned = pin_memory(batch)
     assert pinned.indices == batch.indices
     assert (pinned.images == 7).all()
-    assert (pinned.masks == 7).all()
+    assert (pinned.truth == 7).all()

@@ -85,7 +85,7 @@ def loop(tmp_path, photos):
 def batch(loop, *places, epoch=0):
     from espy.data.loader import collate
 
-    return [collate([loop.samples[epoch, place] for place in places])]
+    return [collate([loop.samples[epoch, place, 0] for place in places])]
 
 
 def copy_of(network):
@@ -122,7 +122,7 @@ def test_a_step_of_sgd_is_its_formula(loop):
     for step in range(2):
         (part,) = batch(made, step, 4 + step)
         (logits,) = twin.train()(part.images)
-        loss = nn.functional.cross_entropy(logits, part.masks.long(), ignore_index=255)
+        loss = nn.functional.cross_entropy(logits, part.truth.long(), ignore_index=255)
         found = torch.autograd.grad(loss, list(twin.parameters()))
         rate = 0.5 * (1 + math.cos(math.pi * step / made.steps)) / 2
         with torch.no_grad():
@@ -234,7 +234,7 @@ def test_pictures_without_a_labelled_pixel_change_nothing_but_decay(loop):
         loss={"dice": 1.0, "ohem": 0.5},
     )
     (part,) = batch(made, 0, 1)
-    part.masks.fill_(255)
+    part.truth.fill_(255)
     before = copy_of(made.learner)
     assert made.step([part]) == 0.0
     for name, tensor in weights_of(made.learner).items():

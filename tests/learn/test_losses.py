@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from espy.learn.losses import VOID, Objective, frequency_weights
+from espy.learn.losses import VOID, Pixels, frequency_weights
 
 CLASSES = 3
 QUICK = settings(deadline=None, database=None, max_examples=60)
@@ -103,7 +103,7 @@ EVERYTHING = {"cross_entropy": 0.7, "dice": 0.4, "ohem": 0.5, "smoothing": 0.1, 
 
 def objective(choices):
     weights = choices["weights"]
-    return Objective(**{**choices, "weights": None if weights is None else torch.tensor(weights)})
+    return Pixels(**{**choices, "weights": None if weights is None else torch.tensor(weights)})
 
 
 def loss_and_gradient(choices, logits, truth, counts=None):
@@ -154,7 +154,7 @@ def test_float32_logits_give_a_float32_loss_of_the_same_value():
 @given(st.integers(1, 40), st.integers(1, 99))
 @QUICK
 def test_the_hardest_are_never_fewer_than_their_share_nor_one_more_than_needed(pixels, percent):
-    counts = Objective(ohem=percent / 100).counts(torch.zeros(1, 1, pixels, dtype=torch.uint8))
+    counts = Pixels(ohem=percent / 100).counts(torch.zeros(1, 1, pixels, dtype=torch.uint8))
     assert 0 <= counts[0].item() - pixels * percent / 100 < 1 + 1e-9
     assert 1 <= counts[0].item() <= pixels
 

@@ -68,13 +68,13 @@ def names_of(step, seed=0):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_loss_that_is_not_finite_names_step_batch_and_files(start, tmp_path, monkeypatch, value):
-    losses, whole = [], loop.Objective.loss
+    losses, whole = [], loop.Pixels.loss
 
     def loss(self, sums, counts):
         losses.append(whole(self, sums, counts))
         return losses[-1] * value if len(losses) == 5 else losses[-1]
 
-    monkeypatch.setattr(loop.Objective, "loss", loss)
+    monkeypatch.setattr(loop.Pixels, "loss", loss)
     message = refusal(TrainingError, start)
     assert message == (
         f"the loss is {value} in step 5 (epoch 2, batch 2 of 3): the last checkpoint is from before; lower train.rate, or "

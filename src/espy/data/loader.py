@@ -9,7 +9,8 @@ import sys
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from multiprocessing import parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +19,10 @@ import numpy as np
 from PIL import Image
 
 from espy.data.augment import Augment, view
+from espy.data.boxes import Boxes
 from espy.data.sets import Dataset
 from espy.errors import DataError, EspyError
+from espy.priors import match, priors
 
 if TYPE_CHECKING:
     import torch
@@ -30,33 +33,43 @@ UNKNOWN_MEMORY = 4 << 30  # bytes assumed free where the system does not say
 MEMORY = Path("/proc/meminfo")  # Linux: how much there is
 LIMIT = Path("/sys/fs/cgroup/memory.max")  # and how much a container may take (cgroup 2)
 
-Pair = tuple[np.ndarray, np.ndarray]
+Pair = tuple[np.ndarray, Any]
 Sample = tuple[np.ndarray, np.ndarray, int]
+Key = tuple[int, int, int]
+SIZES = 1 << 32  # sets the draws of a step's size apart from those of pictures
 
 
 @dataclass(frozen=True)
 class Batch:
-    """`images` uint8 [N, h, w, 3] RGB, `masks` uint8 [N, h, w] with 255 void (torch tensors), `indices` in the set."""
+    """`images` uint8 [N, h, w, 3] RGB, `truth`, `indices` in the set.
+
+    Truth, a torch tensor: masks uint8 [N, h, w] with 255 void (segment), classes int64 [N] (classify), or what each prior is to
+    learn, float32 [N, P, 5], as `espy.priors.match` gives it (detect).
+    """
 
     images: torch.Tensor
-    masks: torch.Tensor
+    truth: torch.Tensor
     indices: tuple[int, ...]
 
     def pin_memory(self) -> Batch:
         """The same in memory that a GPU copies from without waiting; torch's loader asks for it."""
-        return Batch(self.images.pin_memory(), self.masks.pin_memory(), self.indices)
+        return Batch(self.images.pin_memory(), self.truth.pin_memory(), self.indices)
 
 
 class Samples:
-    """The pairs of a set as (epoch, index) → sample, for any number of processes.
+    """The pictures of a set with their truth as (epoch, index, step) → sample, for any number of processes.
 
-    Pictures are kept decoded, at the largest size that `choices` can ask for, where all fit into half of the free memory
-    (`kept`); else each is read again every time. `bytes`: what keeping takes. `sharing`: processes of the
-    machine that each keep the set.
+    `covering`: at scale 1 a picture covers `size` and keeps its shape, as it is classified; else it is stretched to it.
+    `threshold`: from which overlap on a prior learns a box. Pictures are kept decoded, at the largest size that `choices` can
+    ask for, where all fit into half of the free memory (`kept`); else each is read again every time. `bytes`: what keeping
+    takes. `sharing`: processes of the machine that each keep the set.
     """
 
-    def __init__(self, data: Dataset, size: tuple[int, int], choices: Augment, seed: int, sharing: int = 1) -> None:
-        self.sharing = sharing
+    def __init__(
+        self, data: Dataset, size: tuple[int, int], choices: Augment, seed: int, sharing: int = 1, *,
+        covering: bool = False, threshold: float = 0.45,
+    ) -> None:  # fmt: skip
+        self.sharing, self.covering, self.threshold = sharing, covering, threshold
         self.data, self.size, self.choices, self.seed = data, size, choices, seed
         self._pairs: list[Pair] = []
         self.bytes = 0
@@ -73,7 +86,7 @@ class Samples:
         with ThreadPoolExecutor(THREADS, thread_name_prefix="espy-keep") as pool:
             for index, pair in enumerate(pool.map(self._read, range(len(self.data)))):
                 pairs.append(pair)
-                self.bytes += pair[0].nbytes + pair[1].nbytes
+                self.bytes += pair[0].nbytes + getattr(pair[1], "nbytes", 0)
                 if self.bytes / len(pairs) * len(self.data) > free:
                     self.bytes = int(self.bytes / len(pairs) * len(self.data))
                     pool.shutdown(cancel_futures=True)
@@ -82,21 +95,52 @@ class Samples:
         self._pairs, self.kept = pairs, True
         return True
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
-        epoch, index = key
-        image, mask = self._pairs[index] if self.kept else self._read(index)
+    def __getitem__(self, key: Key) -> Sample:
+        epoch, index, step = key
+        image, truth = self._pairs[index] if self.kept else self._read(index)
         rng = np.random.default_rng([self.seed, epoch, index])
-        return *view(image, mask, self.size, self.choices, rng), index
+        size, crop = self._full(image.shape[0], image.shape[1]), self.choices.crop or self.size
+        if self.choices.sizes:
+            sides = self.choices.sizes
+            side = sides[np.random.default_rng([self.seed, SIZES, step]).integers(len(sides))]
+            size, crop = (side, side), (side, side)
+        seen, truth = view(image, truth, size, self.choices, rng, crop)
+        return seen, self._target(truth, crop), index
+
+    def _full(self, height: int, width: int) -> tuple[int, int]:
+        """What scale 1 is for a picture of height and width."""
+        if not self.covering:
+            return self.size
+        scale = max(self.size[0] / height, self.size[1] / width)
+        return round(scale * height), round(scale * width)
+
+    def _target(self, truth: Any, crop: tuple[int, int]) -> np.ndarray:
+        """What the network is to learn of a view's truth."""
+        if isinstance(truth, Boxes):
+            shares = truth.corners / np.array([crop[1], crop[0]] * 2, np.float32)
+            return match(shares, truth.classes, truth.crowd, _priors(crop[0]), self.threshold)
+        return np.asarray(truth)
 
     def _read(self, index: int) -> Pair:
-        """A pair, no larger than the largest scale needs."""
-        image, mask = self.data.read(index)
-        largest = [int(np.ceil(side * self.choices.scale[1] * self.choices.stretch**0.5)) for side in self.size]
+        """A picture with its truth, no larger than the largest scale needs."""
+        image, truth = self.data.read(index)
+        sides = self.choices.sizes
+        full = (max(sides), max(sides)) if sides else self._full(image.height, image.width)
+        largest = [int(np.ceil(side * self.choices.scale[1] * self.choices.stretch**0.5)) for side in full]
         h, w = min(image.height, largest[0]), min(image.width, largest[1])
         if (h, w) != (image.height, image.width):
+            across, down = image.width / w, image.height / h
             image = image.resize((w, h), Image.Resampling.BILINEAR)  # smooths when shrinking, as in deployment
-            mask = np.asarray(Image.fromarray(mask).resize((w, h), Image.Resampling.NEAREST))
-        return np.asarray(image), mask
+            if isinstance(truth, np.ndarray):
+                truth = np.asarray(Image.fromarray(truth).resize((w, h), Image.Resampling.NEAREST))
+            elif isinstance(truth, Boxes):
+                truth = replace(truth, corners=truth.corners / np.array([across, down] * 2, np.float32))
+        return np.asarray(image), truth
+
+
+@lru_cache(maxsize=32)
+def _priors(side: int) -> np.ndarray:
+    return priors(side)
 
 
 def free_memory() -> int:
@@ -123,7 +167,7 @@ def order(pictures: int, batch: int, seed: int, epoch: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Order:
-    """The (epoch, index) pairs of every micro-batch from step `start` to `end`, as process `rank` of `world` sees them.
+    """The (epoch, index, step) keys of every micro-batch from step `start` to `end`, as process `rank` of `world` sees them.
 
     A step takes `batch` pictures, dealt to the processes in equal parts, each part in `parts` micro-batches.
     """
@@ -137,7 +181,7 @@ class Order:
     world: int = 1
     parts: int = 1
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[Key]]:
         steps = steps_in_epoch(self.pictures, self.batch)
         micro = self.batch // (self.world * self.parts)
         for step in range(self.start, self.end):
@@ -146,7 +190,7 @@ class Order:
                 places = order(self.pictures, self.batch, self.seed, epoch)
             own = (place * self.world + self.rank) * self.parts * micro
             for first in range(own, own + self.parts * micro, micro):
-                yield [(epoch, int(index)) for index in places[first : first + micro]]
+                yield [(epoch, int(index), step) for index in places[first : first + micro]]
 
     def __len__(self) -> int:
         return (self.end - self.start) * self.parts
@@ -158,7 +202,7 @@ class _Told:
 
     samples: Samples
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample | DataError:
+    def __getitem__(self, key: Key) -> Sample | DataError:
         try:
             return self.samples[key]
         except EspyError as error:
@@ -172,8 +216,8 @@ def collate(samples: list[Sample | DataError]) -> Batch | DataError:
     for sample in samples:
         if isinstance(sample, DataError):
             return sample
-    images, masks, indices = zip(*samples, strict=True)
-    return Batch(torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(masks)), indices)
+    images, truths, indices = zip(*samples, strict=True)
+    return Batch(torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(truths)), indices)
 
 
 def _ignore_signals(worker: int) -> None:

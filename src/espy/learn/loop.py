@@ -35,9 +35,9 @@ from espy.header import Card, Header, Metric, Preprocess, write_safetensors
 from espy.learn import checkpoint
 from espy.learn.average import Average
 from espy.learn.folder import RunFolder
-from espy.learn.losses import Objective, frequency_weights
+from espy.learn.losses import Pictures, Pixels, Priors, frequency_weights, mixed
 from espy.learn.processes import gathered, make_fabric, most, processes_here, together
-from espy.learn.recipe import Recipe, RecipeError, differences, from_dict, read_recipe, to_dict
+from espy.learn.recipe import FOR, Loss, Recipe, RecipeError, differences, from_dict, read_recipe, to_dict
 from espy.learn.schedule import factor
 from espy.learn.sets import Sets, open_sets
 from espy.learn.start import start
@@ -96,7 +96,7 @@ def train(
     kept = None
     try:
         with together(fabric):
-            sets = open_sets(recipe.data, say=watch.say, advance=watch.look)
+            sets = open_sets(recipe.data, recipe.network.get("task", "segment"), say=watch.say, advance=watch.look)
             recipe = resolve(recipe, sets)
             kept = RunFolder(Path(folder), recipe, resume=resume) if fabric.is_global_zero else None
         saved = Path(folder, "last.ckpt")
@@ -118,7 +118,13 @@ def resolve(recipe: Recipe, sets: Sets) -> Recipe:
     if given != classes:
         raise RecipeError(f"[network] classes is {given}, the set has {classes}: leave it out")
     spec = specs.from_dict({**recipe.network, "classes": classes})
+    for (section, name), task in FOR.items():
+        given = getattr(getattr(recipe, section), name)
+        if task != spec.task and given != getattr(type(getattr(recipe, section))(), name):
+            raise RecipeError(f"[{section}] {name} is for the task {task}, this network's is {spec.task}: leave it out")
     weights = recipe.loss.class_weights
+    if weights != "none" and spec.task == "detect":
+        raise RecipeError("[loss] class_weights are for segmentation and classification: leave them out")
     if weights == "frequency":
         weights = tuple(round(w, 6) for w in frequency_weights(sets.pixels))
     elif isinstance(weights, tuple) and (
@@ -134,8 +140,8 @@ def resolve(recipe: Recipe, sets: Sets) -> Recipe:
 def header_of(recipe: Recipe, labels: Any, metrics: tuple[Metric, ...] = ()) -> Header:
     """The header of the run's model files."""
     data, card = recipe.data, recipe.card
-    preprocess = Preprocess(data.size, multiple=data.multiple)
     spec = specs.from_dict(recipe.network)
+    preprocess = Preprocess(data.size, multiple=data.multiple, resize="short" if spec.task == "classify" else "stretch")
     about = Card(card.title or f"{recipe.network['network']} on {data.set}", card.data or data.set, card.terms, metrics)
     return Header.of(spec, labels, preprocess, about)
 
@@ -149,6 +155,19 @@ def optimiser_of(learner: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     if train.optimiser == "sgd":
         return torch.optim.SGD(groups, lr=train.rate, momentum=train.momentum)
     return torch.optim.AdamW(groups, lr=train.rate)
+
+
+def objective_of(task: str, loss: Loss, device: torch.device) -> Pixels | Pictures | Priors:
+    """What a task makes small."""
+    given = loss.class_weights if isinstance(loss.class_weights, tuple) else None
+    weights = torch.tensor(given, device=device) if given else None
+    if task == "classify":
+        return Pictures(smoothing=loss.smoothing, weights=weights)
+    if task == "detect":
+        return Priors(negatives=loss.negatives, boxes=loss.boxes)
+    return Pixels(
+        cross_entropy=loss.cross_entropy, dice=loss.dice, ohem=loss.ohem, smoothing=loss.smoothing, weights=weights
+    )
 
 
 def figure(value: float) -> float | None:
@@ -190,12 +209,12 @@ class Loop:
         self.optimiser = optimiser_of(self.learner, recipe)
         self.module, self.stepper = fabric.setup(self.learner, self.optimiser)
         self.average = Average(self.learner.network, train.ema)
-        weights = loss.class_weights if isinstance(loss.class_weights, tuple) else None
-        self.objective = Objective(
-            cross_entropy=loss.cross_entropy, dice=loss.dice, ohem=loss.ohem, smoothing=loss.smoothing,
-            weights=torch.tensor(weights, device=fabric.device) if weights else None,
+        self.task = self.header.task
+        self.objective = objective_of(self.task, loss, fabric.device)
+        self.samples = Samples(
+            sets.train, recipe.data.size, recipe.augment, train.seed, processes_here(), covering=self.task == "classify",
+            threshold=loss.match,
         )  # fmt: skip
-        self.samples = Samples(sets.train, recipe.data.size, recipe.augment, train.seed, processes_here())
         self._stop = 0
 
     def begin(self, folder: Path) -> None:
@@ -269,18 +288,19 @@ class Loop:
             for module in self.learner.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
-        truths = [part.masks.to(fabric.device, non_blocking=True) for part in parts]
+        pairs = [self._pair(part, place) for place, part in enumerate(parts)]
+        truths = [truth for _, truth in pairs]
         counts = self._total(sum(self.objective.counts(truth) for truth in truths))  # type: ignore[arg-type]
         value = torch.zeros((), device=fabric.device)
-        for index, (part, truth) in enumerate(zip(parts, truths, strict=True)):
+        for index, (images, truth) in enumerate(pairs):
             with fabric.no_backward_sync(self.module, enabled=index < len(parts) - 1):
                 with record_function("espy::forward"):
-                    outputs = self.module(part.images.to(fabric.device, non_blocking=True))
+                    outputs = self.module(images)
                 with record_function("espy::loss"):
                     shares = (1.0, self.recipe.loss.auxiliary)
                     losses = [
-                        share * self.objective.loss(self.objective.sums(logits.float(), truth), counts)
-                        for share, logits in zip(shares, outputs, strict=False)
+                        share * self.objective.loss(self.objective.sums(output, truth), counts)
+                        for share, output in zip(shares, outputs, strict=False)
                     ]
                     loss = torch.stack(losses).sum()
                 with record_function("espy::backward"):
@@ -300,6 +320,16 @@ class Loop:
         with record_function("espy::average"):
             self.average.update(self.learner.network, step + 1)
         return total
+
+    def _pair(self, part: Batch, place: int) -> tuple[Tensor, Tensor]:
+        """A micro-batch on the device as the objective takes it: of classes their shares, mixed where the recipe says so."""
+        device, loss = self.fabric.device, self.recipe.loss
+        images, truth = (t.to(device, non_blocking=True) for t in (part.images, part.truth))
+        if self.task != "classify":
+            return images, truth
+        shares = nn.functional.one_hot(truth, len(self.sets.labels)).float()
+        rng = np.random.default_rng([self.recipe.train.seed, self.state.step, place, self.fabric.global_rank])
+        return mixed(images, shares, mixup=loss.mixup, cutmix=loss.cutmix, rng=rng)
 
     def _total(self, value: Tensor) -> Tensor:
         if self.fabric.world_size == 1:

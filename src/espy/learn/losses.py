@@ -1,4 +1,4 @@
-"""Losses over labelled pixels, as (sum, count) pairs.
+"""Losses over labelled pixels, pictures or priors, as (sum, count) pairs.
 
 A loss is sum / count with a count that depends on the truth alone. So the mean over a batch is the same number however the
 batch is divided into parts and processes: add up the counts first, then every part's sum / count.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import ceil
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -32,8 +33,8 @@ def frequency_weights(pixels: Sequence[int]) -> list[float]:
     return [float(w) for w in weights / weights.mean()]
 
 
-class Objective:
-    """cross_entropy · CE + dice · Dice, of logits [N, C, H, W] float32 against truth [N, H, W] uint8, 255 void.
+class Pixels:
+    """Segmentation: cross_entropy · CE + dice · Dice, of logits [N, C, H, W] float32 against truth [N, H, W] uint8, 255 void.
 
     CE: mean of −w_t·Σ_c y_c·log p_c over the labelled pixels, divided by the mean of w_t; with `ohem` < 1 over that share of
     each picture's labelled pixels whose loss is largest (Wu et al. 2016; rounded up), divided by their number alone.
@@ -62,6 +63,7 @@ class Objective:
 
     def sums(self, logits: Tensor, truth: Tensor) -> Tensor:
         """float32 [2]: the sums of CE and Dice, 0 where the loss has no share of them."""
+        logits = logits.float()
         zero = logits.new_zeros(())
         ce = self._cross_entropy(logits, truth) if self.shares[0] else zero
         return torch.stack([ce, self._dice(logits, truth) if self.shares[1] else zero])
@@ -93,3 +95,93 @@ class Objective:
         overlap, size, there = (p * y).sum((2, 3)), (p + y).sum((2, 3)), y.amax((2, 3))
         of_class = 1 - (2 * overlap + DICE_EPS) / (size + DICE_EPS)  # [N, C]
         return ((of_class * there).sum(1) / there.sum(1).clamp(min=1)).sum()
+
+
+class Pictures:
+    """Classification: cross-entropy of logits [N, C] float32 against what each picture shows, float32 [N, C], shares of classes.
+
+    Mean of −Σ_c w_c·y_c·log p_c over the pictures, divided by the mean of Σ_c w_c·y_c. y: the shares, smoothed as in `Pixels`.
+    """
+
+    def __init__(self, *, smoothing: float = 0.0, weights: Tensor | None = None):
+        self.smoothing, self.weights = smoothing, weights
+
+    def _shares(self, truth: Tensor) -> Tensor:
+        y = truth * (1 - self.smoothing) + self.smoothing / truth.shape[1]
+        return y if self.weights is None else y * self.weights
+
+    def counts(self, truth: Tensor) -> Tensor:
+        """float32 [1]: what the sum is divided by."""
+        weighed = truth if self.weights is None else truth * self.weights
+        return weighed.sum()[None]
+
+    def sums(self, logits: Tensor, truth: Tensor) -> Tensor:
+        """float32 [1]."""
+        return -(self._shares(truth) * logits.float().log_softmax(1)).sum()[None]
+
+    def loss(self, sums: Tensor, counts: Tensor) -> Tensor:
+        """The loss; 0 without pictures."""
+        return (sums / counts.clamp(min=1e-12)).sum()
+
+
+class Priors:
+    """Detection (SSD): cross-entropy over things and the hardest background, smooth L1 of the offsets of things.
+
+    Of (scores [N, P, 1 + kinds], offsets [N, P, 4]) against what each prior is to learn, [N, P, 5] of `espy.priors.match`. Of each
+    picture's background as many priors count as `negatives` times its things, those whose −log p(background) is largest. Both
+    sums are divided by the number of things in the batch, at least 1. `boxes`: weight of the second.
+    """
+
+    def __init__(self, *, negatives: float = 3.0, boxes: float = 1.0):
+        self.negatives, self.boxes = negatives, boxes
+
+    def counts(self, truth: Tensor) -> Tensor:
+        """float32 [1]: the things."""
+        return (truth[..., 0] > 0).sum().float()[None]
+
+    def sums(self, outputs: tuple[Tensor, Tensor], truth: Tensor) -> Tensor:
+        """float32 [2]: of cross-entropy and of smooth L1."""
+        scores, offsets = outputs[0].float(), outputs[1].float()
+        kinds = truth[..., 0].long()
+        things, background = kinds > 0, kinds == 0
+        losses = F.cross_entropy(scores.transpose(1, 2), kinds.clamp(min=0), reduction="none")  # [N, P]
+        with torch.no_grad():
+            hardness = losses.masked_fill(~background, -1.0)  # of background the loss is −log p(background)
+            rank = hardness.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+            most = (self.negatives * things.sum(1, keepdim=True)).floor()
+            kept = things | (background & (rank < most))
+        away = F.smooth_l1_loss(offsets, truth[..., 1:], reduction="none").sum(2)
+        return torch.stack([(losses * kept).sum(), (away * things).sum()])
+
+    def loss(self, sums: Tensor, counts: Tensor) -> Tensor:
+        """The loss."""
+        return (sums * sums.new_tensor([1.0, self.boxes])).sum() / counts.clamp(min=1).to(sums).sum()
+
+
+def mixed(
+    images: Tensor, truth: Tensor, *, mixup: float, cutmix: float, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Pictures of a batch mixed with their neighbours', and the classes' shares with them.
+
+    `images` uint8 [N, H, W, 3], `truth` float32 [N, C]. mixup (Zhang et al. 2018): λ·one + (1 − λ)·other, float32; cutmix (Yun et
+    al. 2019): a rectangle of share 1 − λ taken from the other, λ then by its pixels; λ ~ Beta(a, a) with a the choice's value.
+    Where both are on, one of them by lot; 0 is off.
+    """
+    choices = [(name, a) for name, a in (("mixup", mixup), ("cutmix", cutmix)) if a > 0]
+    if not choices or len(images) < 2:
+        return images, truth
+    name, a = choices[rng.integers(len(choices))]
+    share = float(rng.beta(a, a))
+    other = images.roll(1, 0)
+    if name == "mixup":
+        images = share * images.float() + (1 - share) * other.float()
+    else:
+        h, w = images.shape[1:3]
+        side = (1 - share) ** 0.5
+        y, x = rng.integers(h), rng.integers(w)
+        top, bottom = max(0, round(y - side * h / 2)), min(h, round(y + side * h / 2))
+        left, right = max(0, round(x - side * w / 2)), min(w, round(x + side * w / 2))
+        images = images.clone()
+        images[:, top:bottom, left:right] = other[:, top:bottom, left:right]
+        share = 1 - (bottom - top) * (right - left) / (h * w)
+    return images, share * truth + (1 - share) * truth.roll(1, 0)

@@ -105,7 +105,9 @@ class Train(Section, frozen=True):
 
 
 class Loss(Section, frozen=True):
-    """What is made small: cross_entropy · CE + dice · Dice, over the labelled pixels, plus the auxiliary head's."""
+    """What is made small: of masks cross_entropy · CE + dice · Dice, over the labelled pixels, plus the auxiliary head's; of
+    classes CE; of boxes CE + boxes · smooth L1.
+    """
 
     cross_entropy: Annotated[float, Meta(ge=0, description="weight of cross-entropy")] = 1.0
     dice: Annotated[float, Meta(ge=0, description="weight of the Dice loss")] = 0.0
@@ -122,6 +124,22 @@ class Loss(Section, frozen=True):
         float,
         Meta(ge=0, description="weight of the same loss of a 1x1 head on the deepest maps, which is not kept; 0: none"),
     ] = 0.0
+
+    mixup: Annotated[
+        float,
+        Meta(ge=0, description="of classified pictures: two are mixed by a share from Beta(a, a) with this a; 0: off"),
+    ] = 0.0
+    cutmix: Annotated[
+        float,
+        Meta(ge=0, description="of classified pictures: a part of one is another's, share from Beta(a, a); 0: off"),
+    ] = 0.0
+    match: Annotated[
+        float, Meta(gt=0, lt=1, description="of boxes: a prior learns the box that it overlaps by at least this")
+    ] = 0.45
+    negatives: Annotated[
+        float, Meta(ge=0, description="of boxes: background priors that count, for each one of a thing")
+    ] = 3.0
+    boxes: Annotated[float, Meta(ge=0, description="of boxes: weight of smooth L1 of the offsets")] = 1.0
 
     def __post_init__(self) -> None:
         if not self.cross_entropy and not self.dice:
@@ -171,6 +189,13 @@ HOMES: dict[str, str] = {
     **{field: section for section, kind in SECTIONS.items() for field in kind.__struct_fields__},
 }  # fmt: skip
 """Field → its section: no two sections have a field of one name, so an override needs no section."""
+
+FOR = {
+    ("loss", "dice"): "segment", ("loss", "ohem"): "segment", ("loss", "auxiliary"): "segment", ("loss", "mixup"): "classify",
+    ("loss", "cutmix"): "classify", ("loss", "match"): "detect", ("loss", "negatives"): "detect", ("loss", "boxes"): "detect",
+    ("augment", "overlap"): "detect", ("augment", "sizes"): "detect",
+}  # fmt: skip
+"""(section, field) → the one task that it is for."""
 
 FREE_TO_CHANGE = {("train", "workers"), ("train", "save_minutes"), ("validate", "pictures"), ("card", "title"),
                   ("card", "data"), ("card", "terms")}  # fmt: skip

@@ -29,10 +29,11 @@ class Sets:
 
 
 def open_sets(
-    choices: Data, *, say: Callable[[str], None] = lambda line: None, advance: Callable[[str], None] = lambda name: None
-) -> Sets:
-    """Open and check the sets of a recipe. Raises DataError, all faults told by `say`, where one must not be trained on."""
-    whole = open_set(choices.set, task="segment")
+    choices: Data, task: str = "segment", *, say: Callable[[str], None] = lambda line: None,
+    advance: Callable[[str], None] = lambda name: None,
+) -> Sets:  # fmt: skip
+    """Open and check a recipe's sets for a task. Raises DataError, all faults told by `say`, where one must not be trained on."""
+    whole = open_set(choices.set, task=task)
     train = whole.only(choices.train)
     validate = whole.only(choices.validate) if choices.validate and not choices.hold_out else None
     if choices.hold_out:

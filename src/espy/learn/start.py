@@ -21,6 +21,7 @@ from espy.published import load_published
 from espy.run.predictor import resolve
 from espy.spec import ESPNet, ESPNetv2, Spec
 
+ENCODER = "encoder."
 MORE_CLASSES = 10  # what a width that follows the number of classes is told by
 
 
@@ -78,15 +79,23 @@ def start(network: nn.Module, labels: Sequence[Label], init: str, mapping: Mappi
     A tensor is taken where its shape agrees but for dimensions that follow the number of classes; of those, class by
     class: the row of the first of the source's labels that means the class (by `mapping`, else by equal names). With as
     many classes as the source only the logits' own rows change places: maps before them fit as they are, whatever the
-    classes mean. A source of ESPNet-A, -B or -C is the encoder of the full network (the authors' second stage). Raises
-    ModelError where the networks have next to nothing in common.
+    classes mean. A source of ESPNet-A, -B or -C is the encoder of the full network (the authors' second stage). A source of
+    another task gives its encoder; a detector of other kinds gives all but its scores. Raises ModelError where the networks have
+    next to nothing in common.
     """
     header, arrays = read_source(init)
     spec: Spec = network.spec  # type: ignore[assignment]
     within = "encoder." if _is_encoder(header.spec) and not _is_encoder(spec) else ""
     arrays = {within + name: array for name, array in arrays.items()}
     rows = class_rows(header.labels, labels, mapping)
-    if spec.classes == header.spec.classes:
+    ours: dict[str, tuple[int, ...]]
+    ours = theirs = {}
+    if spec.task != header.spec.task:
+        arrays = {name: array for name, array in arrays.items() if name.startswith(ENCODER)}
+    elif spec.task == "detect":
+        if rows != list(range(len(header.labels))):
+            arrays = {name: array for name, array in arrays.items() if ".score." not in name}
+    elif spec.classes == header.spec.classes:
         ours = theirs = {} if rows == list(range(len(labels))) else logit_dimensions(network)
     else:
         ours = class_dimensions(spec)
@@ -108,9 +117,10 @@ def start(network: nn.Module, labels: Sequence[Label], init: str, mapping: Mappi
                 by_class.append(name)
             else:
                 fresh[name] = f"{_shape(source)} there, {_shape(tensor)} here"
-    if len(whole) < len(weights) / 2:
+    expected = [name for name in weights if name.startswith(ENCODER)] if spec.task != header.spec.task else weights
+    if len(whole) < len(expected) / 2:
         raise ModelError(
-            f"{init}: {len(whole)} of this network's {len(weights)} tensors fit: it holds {_named(header.spec)}, this is "
+            f"{init}: {len(whole)} of this network's {len(expected)} tensors fit: it holds {_named(header.spec)}, this is "
             f"{_named(spec)}: choose the same network and width, or leave init empty"
         )
     classes = {
@@ -151,9 +161,9 @@ def class_rows(source: Sequence[Label], labels: Sequence[Label], mapping: Mappin
 
 
 def logit_dimensions(network: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Tensor name → its dimension along which the logits' classes lie: weight and bias of the last convolution."""
-    convolutions = [(n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
-    name, last = convolutions[-1]
+    """Tensor name → its dimension along which the logits' classes lie: weight and bias of the last layer."""
+    kinds = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
+    name, last = [(n, m) for n, m in network.named_modules() if isinstance(m, kinds)][-1]
     return {f"{name}.weight": (1 if isinstance(last, nn.ConvTranspose2d) else 0,), f"{name}.bias": (0,)}
 
 
