@@ -66,6 +66,14 @@ def test_one_split_is_checked_alone(espy, photos):
     assert json.loads(outcome.out)["pairs"] == 1
 
 
+def test_what_is_wrong_with_another_split_is_not_said_of_one(espy, tmp_path):
+    for split in ("train", "val"):
+        folder(tmp_path / "split" / split)
+    save("split/val/masks/stray.png", mask())
+    assert espy("check", "folder:split", "--split", "train").code == 0
+    assert "val/masks/stray.png" in espy("check", "folder:split", "--split", "val").out
+
+
 @pytest.mark.parametrize("spoilt", [False, True])
 def test_json_is_one_object_as_its_schema_says(espy, photos, spoilt):
     if spoilt:

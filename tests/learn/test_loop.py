@@ -22,7 +22,7 @@ from espy.learn import checkpoint
 from espy.learn.folder import RunFolder
 from espy.learn.loop import Loop, optimiser_of, resolve
 from espy.learn.processes import make_fabric
-from espy.learn.recipe import Recipe, RecipeError, read_recipe, to_dict
+from espy.learn.recipe import Recipe, RecipeError, from_dict, read_recipe, to_dict
 from espy.learn.schedule import factor
 from espy.learn.sets import open_sets
 from espy.learn.watch import Watch
@@ -366,6 +366,30 @@ def test_held_out_pictures_validate_and_are_not_trained_on(tmp_path, photos):
 def test_a_choice_of_pictures_that_cannot_be_is_refused(tmp_path, photos, data, words):
     _, message = attempt(DataError, open_sets, read_recipe(recipe(tmp_path / "r.toml", photos, data=data)).data)
     assert words in message
+
+
+def test_splits_that_a_kind_opens_only_by_name_can_be_trained_on(tmp_path):
+    """A longer list of VOC's, beside train and val, which alone are opened unless one is named."""
+    for k in range(4):
+        save(tmp_path / "JPEGImages" / f"{k}.jpg", np.zeros((32, 48, 3), np.uint8))
+        save(tmp_path / "SegmentationClass" / f"{k}.png", np.full((32, 48), k, np.uint8))
+    lists = tmp_path / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    for name, members in {"train": "0\n", "val": "1\n", "trainaug": "0\n2\n3\n"}.items():
+        (lists / f"{name}.txt").write_text(members)
+    followed = {"network": ESPNET, "data": {"set": f"voc:{tmp_path}", "train": "trainaug"}}
+    sets = open_sets(from_dict(followed).data)
+    assert [item.picture.stem for item in sets.train.items] == ["0", "2", "3"]
+    assert [item.picture.stem for item in sets.validate.items] == ["1"]
+
+
+def test_faults_of_a_split_that_is_not_used_are_no_matter(tmp_path):
+    for split in ("train", "val", "test"):
+        clear_shapes(tmp_path / "s", pairs=2, height=32, width=48, split=split)
+    save(tmp_path / "s" / "masks" / "test" / "p0.png", np.full((30, 48), 1, np.uint8))
+    (tmp_path / "s" / "masks" / "test" / "p1.png").unlink()
+    sets = open_sets(read_recipe(recipe(tmp_path / "r.toml", tmp_path / "s")).data)
+    assert len(sets.train) == len(sets.validate) == 2
 
 
 def test_every_fault_of_a_set_is_told_and_nothing_is_trained(tmp_path):

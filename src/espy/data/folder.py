@@ -28,17 +28,18 @@ def open_folder(root: Path, split: str | None = None) -> Dataset:
     """
     found: list[Paired] = []
     pairs: list[tuple[str, Path, Path]] = []
-    rows: list[tuple[Fault, str]] = []
     folders = _folders(root)
     for name, pictures, masks in folders:
         if not (pictures.is_dir() and masks.is_dir()):
             lacking = masks if pictures.is_dir() else pictures
             raise missing(root, f"no {lacking.relative_to(root).as_posix()}/ in it")
-        found.append(pair(Files.below(pictures), Files.below(masks), root))
-        here = found[-1].pairs
-        rows += found[-1].rows
+        paired = pair(Files.below(pictures), Files.below(masks), root)
+        here = paired.pairs
         splits = seeded_split(here) if name is None else dict.fromkeys(here, name)
         pairs += [(splits[stem], *both) for stem, both in here.items()]
+        if split is None or name in (None, split):
+            found.append(paired)
+    rows = [row for paired in found for row in paired.rows]
     names = root / NAMES
     if named := names.is_file():
         labels, faults = _named(names)

@@ -33,9 +33,10 @@ def open_sets(
     advance: Callable[[str], None] = lambda name: None,
 ) -> Sets:  # fmt: skip
     """Open and check a recipe's sets for a task. Raises DataError, all faults told by `say`, where one must not be trained on."""
-    whole = open_set(choices.set, task=task)
-    train = whole.only(choices.train)
-    validate = whole.only(choices.validate) if choices.validate and not choices.hold_out else None
+    train = open_set(choices.set, choices.train, task)
+    validate = None
+    if choices.validate and not choices.hold_out:
+        validate = open_set(choices.set, choices.validate, task)
     if choices.hold_out:
         held = {item for item in train.items if any(fnmatchcase(item.picture.name, p) for p in choices.hold_out)}
         for pattern in choices.hold_out:
