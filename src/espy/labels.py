@@ -5,6 +5,8 @@ Sources: cityscapesScripts' label table, CamVid as the ESPNet authors used it, t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 Colour = tuple[int, int, int]
@@ -83,3 +85,24 @@ VOC = tuple(Label(name, voc_colour(index)) for index, name in enumerate(_VOC_NAM
 def plain(classes: int) -> tuple[Label, ...]:
     """Labels of a network that brings none: class 0, class 1, ... in VOC's colours, which differ up to 256 classes."""
     return tuple(Label(f"class {index}", voc_colour(index % 256)) for index in range(classes))
+
+
+def compared(name: str) -> str:
+    """A class's name as names are compared: case and `_` for a blank do not matter.
+
+    >>> compared("Traffic_Light")
+    'traffic light'
+    """
+    return name.lower().replace("_", " ")
+
+
+def find(name: str, labels: Sequence[Label]) -> int | None:
+    """The place of the first label of this very name, else of the first whose name compares equal; None without one.
+
+    >>> find("a", plain(2)), find("CLASS_1", plain(2))
+    (None, 1)
+    """
+    names = [label.name for label in labels]
+    if name not in names:
+        names, name = [compared(one) for one in names], compared(name)
+    return names.index(name) if name in names else None

@@ -147,6 +147,11 @@ class TestMapping:
         data = (Label("road", (0, 0, 0)), Label("traffic sign", (0, 0, 0)))
         assert table(model, data)[:3].tolist() == [1, 0, VOID]
 
+    def test_names_that_differ_by_case_alone_are_classes_of_their_own(self):
+        labels = tuple(Label(name, (0, 0, 0)) for name in ("a b", "A b", "a_b", "c"))
+        assert table(labels, labels)[:4].tolist() == [0, 1, 2, 3]
+        assert table(labels[1:], labels)[:3].tolist() == [1, 2, 3]
+
     def test_strangers_are_refused_and_the_mapping_that_fits_is_named(self):
         with pytest.raises(DataError, match="--mapping cityscapes-camvid"):
             table(CITYSCAPES, self.CAMVID)

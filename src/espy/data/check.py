@@ -15,7 +15,7 @@ from espy.data.findings import Fault, Finding, gather
 from espy.data.kinds import open_set
 from espy.data.masks import VOID, Coding, FileError, count, mask_size, read_mask, read_picture
 from espy.data.sets import Dataset, Item, Lone, Masked, relative, size_words
-from espy.labels import CAMVID, CITYSCAPES, VOC, Label
+from espy.labels import CAMVID, CITYSCAPES, VOC, Label, compared
 from espy.picture.read import orientation, stored
 
 MOST_IN_ONE = 100  # classes in one mask, where nobody named them; ADE20K, with 150, has about 50 at most
@@ -257,6 +257,6 @@ def _mixed(data: Dataset, looked: list[_Looked], totals: list[int]) -> list[_Loo
 
 def _same(labels: tuple[Label, ...], known: tuple[Label, ...]) -> bool:
     """Whether these are the classes of a published set: of its few pictures that one has, many classes may be missing."""
-    names = [label.name.lower().replace("_", " ") for label in labels]
-    published = [label.name.lower().replace("_", " ") for label in known]
+    names = [compared(label.name) for label in labels]
+    published = [compared(label.name) for label in known]
     return names == published[: len(names)] and all(label.ignored for label in known[len(names) :])

@@ -14,7 +14,7 @@ from torch import nn
 from espy import spec as specs
 from espy.errors import ModelError
 from espy.header import Header, read_safetensors
-from espy.labels import Label
+from espy.labels import Label, find
 from espy.measure.mapping import table
 from espy.nn.build import build, weights_of
 from espy.published import load_published
@@ -154,8 +154,8 @@ def _hint(spec: Spec, source: Spec) -> str:
 def class_rows(source: Sequence[Label], labels: Sequence[Label], mapping: Mapping[str, str] | None) -> list[int]:
     """For each of `labels` the place of the first source label that means it, -1 where none does."""
     if mapping is None:
-        known = {label.name.lower().replace("_", " "): place for place, label in reversed(list(enumerate(source)))}
-        return [known.get(label.name.lower().replace("_", " "), -1) for label in labels]
+        rows = (find(label.name, source) for label in labels)
+        return [-1 if row is None else row for row in rows]
     meant = table(source, labels, mapping)[: len(source)]
     return [int(np.argmax(meant == place)) if (meant == place).any() else -1 for place in range(len(labels))]
 

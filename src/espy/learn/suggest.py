@@ -22,10 +22,10 @@ from espy.data.masks import VOID
 from espy.data.sets import Item
 from espy.errors import DataError, one_line
 from espy.header import Header, read_safetensors
-from espy.labels import Label
+from espy.labels import compared
 from espy.learn.films import films, hold_out_pattern
 from espy.learn.recipe import About, Data, Loss, Recipe, Train, Validate, to_toml
-from espy.measure.mapping import NOTHING, read_mapping, shipped
+from espy.measure.mapping import fitting, read_mapping
 from espy.output import shown
 
 STEP = 32  # sides are multiples of it, as the deployed ESPNetv2 needs them
@@ -195,7 +195,7 @@ def sided(labels: Collection[str]) -> list[str]:
     >>> sided(["left_hand", "Right hand", "bright"])
     ['left_hand', 'Right hand']
     """
-    return [name for name in labels if re.search(r"\b(left|right)\b", name.lower().replace("_", " "))]
+    return [name for name in labels if re.search(r"\b(left|right)\b", compared(name))]
 
 
 def hours(recipe: Recipe, splits: dict[str, int]) -> float:
@@ -232,27 +232,11 @@ class Start:
         starts = []
         for name in STARTS:
             header = read_safetensors(bundle.path(name, ".safetensors"))[0]
-            mapping = fitting_mapping(header.labels, labels)
+            mapping = fitting([label.name for label in header.labels], labels)
             meant = read_mapping(mapping) if mapping else {label.name: label.name for label in header.labels}
-            known = {_plain(meaning) for meaning in meant.values()}
-            starts.append(cls(name, header, mapping, tuple(n for n in labels if _plain(n) in known)))
+            known = {compared(meaning) for meaning in meant.values()}
+            starts.append(cls(name, header, mapping, tuple(n for n in labels if compared(n) in known)))
         return max(starts, key=lambda start: len(start.known))
-
-
-def fitting_mapping(source: Sequence[Label], labels: Sequence[str]) -> str:
-    """The shipped mapping of all these labels that means nothing but classes of the set; "" where there is none."""
-    there = {_plain(name) for name in labels} | {NOTHING}
-    for name in shipped():
-        mapping = read_mapping(name)
-        if {label.name for label in source} <= mapping.keys() and {
-            _plain(meant) for meant in mapping.values()
-        } <= there:
-            return name
-    return ""
-
-
-def _plain(name: str) -> str:
-    return name.lower().replace("_", " ")
 
 
 # Words

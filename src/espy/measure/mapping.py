@@ -6,14 +6,14 @@ The file is TOML, one line a label of the model: `"traffic light" = "sign_symbol
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from espy import bundle
 from espy.errors import DataError
-from espy.labels import Label
+from espy.labels import Label, compared, find
 from espy.measure.segment import VOID
 from espy.spec import nearest
 
@@ -60,15 +60,15 @@ def read_mapping(name: str | Path) -> dict[str, str]:
 def table(model: Sequence[Label], data: Sequence[Label], mapping: Mapping[str, str] | None = None) -> np.ndarray:
     """uint8 [256]: the model's label -> place in `data`, 255 for none of them.
 
-    Without a mapping names must agree (case, `_` and blanks aside); an `ignored` label of the model may lack a partner.
+    Without a mapping names must agree (`espy.labels.find`); an `ignored` label of the model may lack a partner.
     Raises DataError where a label has no partner.
     """
-    places = {_key(label.name): place for place, label in enumerate(data)}
     out = np.full(256, VOID, np.uint8)
     for index, label in enumerate(model):
         meant = label.name if mapping is None else mapping.get(label.name)
-        if meant is not None and _key(meant) in places:
-            out[index] = places[_key(meant)]
+        place = None if meant is None else find(meant, data)
+        if place is not None:
+            out[index] = place
         elif mapping is None and not label.ignored:
             raise DataError(_stranger(label.name, model, data))
         elif mapping is not None and meant is None:
@@ -81,17 +81,18 @@ def table(model: Sequence[Label], data: Sequence[Label], mapping: Mapping[str, s
 
 
 def _stranger(name: str, model: Sequence[Label], data: Sequence[Label]) -> str:
-    known = {_key(label.name) for label in data}
-    for fitting in shipped():
-        mapping = read_mapping(fitting)
-        if {m.name for m in model} <= mapping.keys() and {_key(v) for v in mapping.values()} - {NOTHING} <= known:
-            cure = f"a shipped mapping fits, --mapping {fitting}"
-            break
-    else:
-        cure = "say with --mapping FILE what the model's labels mean (docs/evaluate.md)"
+    cure = "say with --mapping FILE what the model's labels mean (docs/evaluate.md)"
+    if fits := fitting([label.name for label in model], [label.name for label in data]):
+        cure = f"a shipped mapping fits, --mapping {fits}"
     classes = ", ".join(label.name for label in data[:12]) + (", ..." if len(data) > 12 else "")
     return f"the model's label {name!r} is no class of the set, which has {classes}: {cure}"
 
 
-def _key(name: str) -> str:
-    return name.lower().replace("_", " ")
+def fitting(model: Collection[str], data: Collection[str]) -> str:
+    """The shipped mapping of all these labels of a model that means nothing but classes of the set; "" where there is none."""
+    known = {NOTHING, *map(compared, data)}
+    for name in shipped():
+        mapping = read_mapping(name)
+        if set(model) <= mapping.keys() and {compared(meant) for meant in mapping.values()} <= known:
+            return name
+    return ""
