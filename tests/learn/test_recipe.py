@@ -92,6 +92,7 @@ def test_notes_name_every_field_also_one_without_a_value():
         (with_("loss", cross_entropy=0), "cross_entropy and dice are both 0: nothing would be learnt"),
         (with_("loss", ohem=0), "[loss] ohem = 0: expected float > 0.0"),
         (with_("data", size=[512]), "[data] size: expected array of length 2, got 1"),
+        (with_("data", size=[512, 65536]), "[data] size must be 16 to 32768 pixels a side and a multiple of 32, not (512, 65536)"),
         (with_("data", size="512x1024"), '[data] size = "512x1024": expected array, got str'),
         (with_("data", multiple=16), "[data] multiple = 16: known: 1, 32"),
         (with_("data", hold_out="a*"), '[data] hold_out = "a*": expected array, got str'),

@@ -19,6 +19,7 @@ from msgspec import Meta
 from espy import spec as specs
 from espy.data.augment import Augment, Share
 from espy.errors import EspyError, SpecError
+from espy.header import LARGEST_SIDE, SMALLEST_SIDE
 from espy.output import write_bytes
 from espy.spec import nearest
 
@@ -52,9 +53,9 @@ class Data(Section, frozen=True):
     ] = ()
 
     def __post_init__(self) -> None:
-        if min(self.size) < 16 or any(side % self.multiple for side in self.size):
+        if any(side % self.multiple or not SMALLEST_SIDE <= side <= LARGEST_SIDE for side in self.size):
             raise ValueError(
-                f"size must be at least 16 pixels a side and a multiple of {self.multiple}, not {self.size}"
+                f"size must be {SMALLEST_SIDE} to {LARGEST_SIDE} pixels a side and a multiple of {self.multiple}, not {self.size}"
             )
 
 
