@@ -103,6 +103,7 @@ class Evaluation:
 
     def reading(self, protocol: str) -> Reading:
         """The figure by another of PROTOCOLS. Raises EspyError where it is unknown or means nothing for this set."""
+        check_protocol(protocol, self.labels)
         if protocol == "void-counted":
             value = scores(self.matrix, void_counted=True).miou
             return Reading(value, "void stays in the truth: whatever is predicted on it is a false alarm of that class")
@@ -111,17 +112,6 @@ class Evaluation:
             value = sum(known) / len(known) if known else math.nan
             return Reading(
                 value, "each picture's own mIoU, averaged: a few pixels of a class weigh as much as a full view"
-            )
-        if protocol == "cityscapes":
-            return self._cityscapes()
-        raise EspyError(f"unknown protocol {protocol!r}: {nearest(protocol, PROTOCOLS)}")
-
-    def _cityscapes(self) -> Reading:
-        wanted = [label.name for label in CITYSCAPES if not label.ignored]
-        if [label.name for label in self.labels] != wanted:
-            raise DataError(
-                f"protocol cityscapes is for Cityscapes' 19 classes; this set has {len(self.labels)} of its own: "
-                "use mean-over-images or void-counted"
             )
         small = [size for size in self.protocol["label_sizes"] if tuple(size) != FULL_SIZE]
         why = "equal to the standard reading, which counts as the benchmark does: 19 classes, masks of full size"
@@ -140,6 +130,18 @@ class Evaluation:
             "iou": {name: number(value) for name, value in self.iou.items()},
             "protocol": dict(self.protocol),
         }
+
+
+def check_protocol(protocol: str, labels: Sequence[Label]) -> None:
+    """Raise EspyError for a reading that is unknown or means nothing for a set of these labels."""
+    if protocol not in PROTOCOLS:
+        raise EspyError(f"unknown protocol {protocol!r}: {nearest(protocol, PROTOCOLS)}")
+    names, wanted = ([label.name for label in part if not label.ignored] for part in (labels, CITYSCAPES))
+    if protocol == "cityscapes" and names != wanted:
+        raise DataError(
+            f"protocol cityscapes is for Cityscapes' 19 classes; this set has {len(names)} of its own: "
+            "use mean-over-images or void-counted"
+        )
 
 
 def number(value: float) -> float | None:

@@ -282,6 +282,13 @@ def test_a_pair_that_cannot_be_read_ends_the_evaluation(espy, here, tmp_path):
     assert "photos/masks/" in outcome.err
 
 
+def test_a_protocol_that_is_not_the_sets_is_refused_before_a_picture_is_predicted(espy, here, monkeypatch):
+    monkeypatch.setattr("espy.evaluation.confusion", lambda *arguments: pytest.fail("measured in vain"))
+    outcome = espy(*CALL, "train", "--protocol", "void-counted", "--protocol", "cityscapes")
+    assert outcome.code == 2, outcome
+    assert "19 classes" in outcome.err
+
+
 @pytest.mark.parametrize("vanishing", ["picture", "mask"])
 def test_a_file_that_disappears_in_the_middle_is_named_in_one_line(espy, tmp_path, network, monkeypatch, vanishing):
     folder(tmp_path / "photos", pairs=9)

@@ -58,13 +58,9 @@ def command(
     Example: espy eval street cityscapes:cityscapes/ --protocol cityscapes
     """
     from espy.data.kinds import open_set
-    from espy.evaluation import PROTOCOLS, evaluate, number
+    from espy.evaluation import check_protocol, evaluate, number
     from espy.output import refuse_existing
-    from espy.spec import nearest
 
-    for name in protocol:
-        if name not in PROTOCOLS:
-            raise click.BadParameter(f"--protocol {name!r}: {nearest(name, PROTOCOLS)}")
     if worst and out is None:
         raise click.UsageError("--worst writes a picture: name its folder with --out")
     for name in (SHEET, MATRIX) if out and worst else (MATRIX,) if out else ():
@@ -73,6 +69,8 @@ def command(
     loading |= {"size": text.parse_size(size), "tile": text.parse_tile(tile)}
     factors = _parse_scales(scales)
     opened = open_set(data, split, "segment")
+    for name in protocol:
+        check_protocol(name, opened.labels)
     if opened.findings:
         text.say(f"{len(opened.findings)} findings, what they name is left out: see espy check {data}")
     with text.bar(len(opened)) as advance:
