@@ -22,6 +22,7 @@ from espy.errors import DataError, EspyError
 from espy.labels import CITYSCAPES, Label
 from espy.measure.mapping import read_mapping, table
 from espy.measure.segment import VOID, Scores, confusion, scores
+from espy.output import shown
 from espy.run.predictor import Model, load
 from espy.spec import nearest
 
@@ -239,7 +240,7 @@ def _protocol(
 ) -> dict[str, Any]:  # fmt: skip
     seen: Any = model.size or (model.preprocess.size if model.preprocess.resize != "native" else "native")
     return {
-        "model": model.path.stem,
+        "model": shown(model.path.stem),
         "engine": model.engine.name,
         "precision": model.engine.precision,
         "data": data.kind,

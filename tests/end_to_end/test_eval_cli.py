@@ -282,6 +282,14 @@ def test_a_pair_that_cannot_be_read_ends_the_evaluation(espy, here, tmp_path):
     assert "photos/masks/" in outcome.err
 
 
+def test_names_that_are_no_unicode_are_shown_with_a_sign_for_each_byte(espy, here, tmp_path):
+    (tmp_path / "tiny.safetensors").rename(tmp_path / "t\udcff.safetensors")
+    call = ("eval", "t\udcff.safetensors", "folder:photos", "--out", "o\udcff")
+    assert "written: o\ufffd/confusion.png" in espy(*call).out
+    printed = json.loads(espy(*call, "--force", "--json").out)
+    assert (printed["protocol"]["model"], printed["output"]) == ("t\ufffd", {"confusion": "o\ufffd/confusion.png"})
+
+
 def test_a_protocol_that_is_not_the_sets_is_refused_before_a_picture_is_predicted(espy, here, monkeypatch):
     monkeypatch.setattr("espy.evaluation.confusion", lambda *arguments: pytest.fail("measured in vain"))
     outcome = espy(*CALL, "train", "--protocol", "void-counted", "--protocol", "cityscapes")

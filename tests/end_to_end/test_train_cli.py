@@ -49,6 +49,11 @@ def test_espy_eval_of_the_kept_files_gives_exactly_the_logged_figures(espy, here
         assert {name: round(value, 6) for name, value in printed["iou"].items()} == line["iou"]
 
 
+def test_names_that_are_no_unicode_are_shown_with_a_sign_for_each_byte(espy, here):
+    assert "runs\ufffd/best.safetensors" in espy("train", "mine.toml", "epochs=1", "--out", "runs\udcff").out
+    assert "written: a\ufffd.toml" in espy("recipe", "folder:photos", "-o", "a\udcff.toml", "--network", "espnet").out
+
+
 def test_show_prints_a_recipe_that_is_followed_again(espy, here, tmp_path):
     outcome = espy("train", "mine.toml", "epochs=2", "--show")
     assert (outcome.code, outcome.err) == (0, "")

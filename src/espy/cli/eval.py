@@ -13,6 +13,7 @@ import click
 
 from espy.cli import text
 from espy.errors import one_line
+from espy.output import shown
 
 if TYPE_CHECKING:
     from espy.data.sets import Dataset
@@ -105,7 +106,7 @@ def _write(found: Evaluation, data: Dataset, out: Path, force: bool) -> dict[str
     from espy.measure.sheet import Row, contact_sheet, matrix_picture
     from espy.picture.write import write_picture
 
-    files = {"confusion": str(out / MATRIX)}
+    files = {"confusion": shown(out / MATRIX)}
     write_picture(out / MATRIX, matrix_picture(found.matrix, found.labels), force=force)
     if found.worst:
         rows = []
@@ -114,7 +115,7 @@ def _write(found: Evaluation, data: Dataset, out: Path, force: bool) -> dict[str
             name = one_line(data.items[one.index].picture.name)
             rows.append(Row(f"{name}: {100 * one.miou:.2f} %", image, found.truth(mask), one.prediction))
         write_picture(out / SHEET, contact_sheet(rows, found.labels), force=force)
-        files["worst"] = str(out / SHEET)
+        files["worst"] = shown(out / SHEET)
     return files
 
 

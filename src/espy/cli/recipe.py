@@ -31,7 +31,7 @@ def command(data: str, out: Path, network: str, force: bool) -> int:
     from espy.data.check import check
     from espy.data.kinds import open_set
     from espy.learn.suggest import commands, suggest
-    from espy.output import refuse_existing, write_bytes
+    from espy.output import refuse_existing, shown, write_bytes
     from espy.spec import NETWORKS, nearest
 
     if out.suffix != ".toml":
@@ -40,7 +40,7 @@ def command(data: str, out: Path, network: str, force: bool) -> int:
         raise click.BadParameter(f"--network {network!r}: {nearest(network, list(NETWORKS))}")
     refuse_existing(out, force)
     opened = open_set(data, task="segment")
-    with text.bar(len(opened)) as advance:
+    with text.bar(len(opened) + len(opened.lone)) as advance:
         report = check(opened, advance=advance)
     if not report.ok:
         tell(report)
@@ -51,7 +51,7 @@ def command(data: str, out: Path, network: str, force: bool) -> int:
         print(f"{title}:")
         for sentence in sentences:
             print(f"- {one_line(sentence)}")
-    print(f"\nwritten: {out}; it trains, evaluates and deploys with")
+    print(f"\nwritten: {shown(out)}; it trains, evaluates and deploys with")
     for line in commands(suggestion.recipe, out):
         print(f"  {one_line(line)}")
     return 0

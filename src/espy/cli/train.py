@@ -14,6 +14,7 @@ import click
 from espy.cli import text
 from espy.errors import EngineError, EspyError
 from espy.learn.watch import Progress, Watch
+from espy.output import shown
 
 NEEDED = ("torch", "lightning_fabric", "tensorboard", "filelock")
 
@@ -73,8 +74,8 @@ def _train(recipe: Path, overrides: tuple[str, ...], out: Path | None, resume: b
     if run.metrics:
         measured = [line["miou"] for line in run.metrics if line.get("miou") is not None]
         best = f"mIoU {100 * max(measured):.2f} % at best, " if measured else ""
-        print(f"{best}{run.best}")
-        print(f"deploy it: espy export {run.best} --to onnx -o MODEL.onnx")
+        print(f"{best}{shown(run.best)}")
+        print(f"deploy it: espy export {shown(run.best)} --to onnx -o MODEL.onnx")
     return 0
 
 
