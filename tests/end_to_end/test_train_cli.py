@@ -49,6 +49,14 @@ def test_espy_eval_of_the_kept_files_gives_exactly_the_logged_figures(espy, here
         assert {name: round(value, 6) for name, value in printed["iou"].items()} == line["iou"]
 
 
+def test_to_resume_what_is_not_there_is_said_to_begin(espy, here):
+    outcome = espy("train", "mine.toml", "epochs=1", "--out", "rums", "--resume")
+    assert outcome.code == 0, outcome
+    said = "rums: holds no checkpoint to go on from: starts with the first step\n"
+    assert outcome.err.startswith(said)
+    assert said not in espy("train", "mine.toml", "epochs=1", "--out", "rums", "--resume").err
+
+
 def test_names_that_are_no_unicode_are_shown_with_a_sign_for_each_byte(espy, here):
     assert "runs\ufffd/best.safetensors" in espy("train", "mine.toml", "epochs=1", "--out", "runs\udcff").out
     assert "written: a\ufffd.toml" in espy("recipe", "folder:photos", "-o", "a\udcff.toml", "--network", "espnet").out

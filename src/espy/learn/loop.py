@@ -100,6 +100,8 @@ def train(
             recipe = resolve(recipe, sets)
             kept = RunFolder(Path(folder), recipe, resume=resume) if fabric.is_global_zero else None
         saved = Path(folder, "last.ckpt")
+        if resume and not saved.is_file():
+            watch.say(f"{folder}: holds no checkpoint to go on from: starts with the first step")
         loop = Loop(recipe, sets, fabric, kept, watch, saved if resume and saved.is_file() else None)
         with together(fabric):
             loop.begin(Path(folder))
