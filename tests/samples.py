@@ -81,3 +81,13 @@ class Outcome:
 
     def __repr__(self):
         return f"exit {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
+
+
+def one_line(outcome, code=2):
+    """The message of a call that cannot work: one line on stderr, no traceback, nothing on stdout."""
+    assert outcome.code == code, outcome
+    assert outcome.out == ""
+    assert outcome.err.startswith("espy: ")
+    assert outcome.err.count("\n") == 1, outcome
+    assert "a fault of espy" not in outcome.err
+    return outcome.err

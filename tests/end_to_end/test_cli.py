@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 from espy import bundle
 from espy.header import read_safetensors
 from espy.labels import CITYSCAPES
-from samples import BADINPUT, PHOTO, WEIGHTS, Outcome, needs, noise, scene
+from samples import BADINPUT, PHOTO, WEIGHTS, Outcome, needs, noise, one_line, scene
 
 ESPY = Path(sys.executable).with_name("espy")
 STAGES = ("decode", "prepare", "engine", "finish", "write")
@@ -50,16 +50,6 @@ def files(folder):
 
 def three(*stems):
     return sorted(f"{stem}{ending}" for stem in stems for ending in (".overlay.jpg", ".mask.png", ".json"))
-
-
-def one_line(outcome, code=2):
-    """The message of a call that cannot work: one line on stderr, no traceback, nothing on stdout."""
-    assert outcome.code == code, outcome
-    assert outcome.out == ""
-    assert outcome.err.startswith("espy: ")
-    assert outcome.err.count("\n") == 1, outcome
-    assert "a fault of espy" not in outcome.err
-    return outcome.err
 
 
 # Files in, files out
