@@ -286,27 +286,20 @@ BALANCED = np.concatenate([IMAGE, 255 - IMAGE])  # of mean grey 127.5, about whi
 
 @pytest.mark.parametrize("seed", range(6))
 class TestColours:
-    def test_brightness_is_pillows(self, seed):
-        choices = replace(OFF, brightness=0.6)
-        factor = drawn(choices, seed)[0, 0]
-        wanted = ImageEnhance.Brightness(Image.fromarray(IMAGE)).enhance(factor)
-        assert abs(factor - 1) <= 0.6
-        assert abs(seen(IMAGE, choices, seed) - np.asarray(wanted)).max() <= 1
-
-    def test_contrast_is_pillows(self, seed):
-        choices = replace(OFF, contrast=0.6)
-        factor = drawn(choices, seed)[0, 0]
-        wanted = ImageEnhance.Contrast(Image.fromarray(BALANCED)).enhance(factor)
-        assert abs(factor - 1) <= 0.6
-        assert abs(seen(BALANCED, choices, seed) - np.asarray(wanted)).max() <= 1
-
-    def test_saturation_is_pillows(self, seed):
-        choices = replace(OFF, saturation=0.9)
+    @pytest.mark.parametrize(
+        ("field", "most", "pillows", "image"),
+        [
+            ("brightness", 0.6, ImageEnhance.Brightness, IMAGE), ("contrast", 0.6, ImageEnhance.Contrast, BALANCED),
+            ("saturation", 0.9, ImageEnhance.Color, IMAGE),
+        ],
+        ids=["brightness", "contrast", "saturation"],
+    )  # fmt: skip
+    def test_each_but_hue_is_pillows(self, seed, field, most, pillows, image):
+        choices = replace(OFF, **{field: most})
         matrix = drawn(choices, seed)
-        factor = matrix[0, 0] - matrix[1, 0]
-        wanted = ImageEnhance.Color(Image.fromarray(IMAGE)).enhance(factor)
-        assert abs(factor - 1) <= 0.9
-        assert abs(seen(IMAGE, choices, seed) - np.asarray(wanted)).max() <= 1
+        factor = matrix[0, 0] - matrix[1, 0]  # of each of the three, taken alone
+        assert 0 < abs(factor - 1) <= most
+        assert abs(seen(image, choices, seed) - np.asarray(pillows(Image.fromarray(image)).enhance(factor))).max() <= 1
 
     def test_hue_turns_the_colours_and_keeps_what_they_add_up_to(self, seed):
         """A colour as one complex number, red at 0 degrees, green at 120, blue at 240: all are turned by one angle."""
@@ -347,7 +340,7 @@ def test_the_draws_of_the_colours_spread_evenly_and_apart():
     every = []
     for field in ("brightness", "contrast", "saturation"):
         matrices = [drawn(replace(OFF, **{field: 0.5}), seed) for seed in range(1000)]
-        every.append([2 * (m[0, 0] - m[1, 0] - 1) for m in matrices])  # the factor of each of the three, taken alone
+        every.append([2 * (m[0, 0] - m[1, 0] - 1) for m in matrices])
     matrices = [drawn(replace(OFF, hue=60), seed) for seed in range(1000)]
     every.append([np.angle(m[:, 0] @ WHEEL) * 3 / math.pi for m in matrices])  # where red is turned to
     for values in every:

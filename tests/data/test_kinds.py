@@ -29,6 +29,12 @@ def stems(data, split=None):
     return [item.picture.stem for item in data.items if split in (None, item.split)]
 
 
+def assert_masks_are(truth, data):
+    """Each mask that is read is the truth of its picture's stem."""
+    for index, item in enumerate(data.items):
+        assert np.array_equal(data.read(index)[1], truth[item.picture.stem])
+
+
 # What all share
 
 
@@ -66,16 +72,17 @@ def test_reading_gives_the_upright_picture_and_its_mask(tmp_path):
     exif[0x0112] = 6
     stored = scene(24, 40, seed=9)
     save(tmp_path / "images" / "p9.png", stored, exif=exif)
-    truth["p9"] = save(tmp_path / "masks" / "p9.png", mask(40, 24)) and mask(40, 24)
+    truth["p9"] = mask(40, 24)
+    save(tmp_path / "masks" / "p9.png", truth["p9"])
     data = open_set(f"folder:{tmp_path}")
     assert isinstance(data, Dataset)
     assert len(data) == 5
-    for index, item in enumerate(data.items):
+    assert_masks_are(truth, data)
+    for index in range(len(data)):
         picture, found = data.read(index)
         assert picture.mode == "RGB"
         assert found.dtype == np.uint8
         assert (picture.height, picture.width) == found.shape
-        assert np.array_equal(found, truth[item.picture.stem])
     assert np.array_equal(np.asarray(data.read(4)[0]), np.rot90(stored, -1))
 
 
@@ -209,8 +216,7 @@ def test_camvid_is_paired_by_list_or_stem_and_11_is_void(tmp_path, lists, prefix
     data = open_set(f"camvid:{tmp_path}")
     assert data.splits == {"train": 3, "val": 2}
     assert data.labels == CAMVID[:11]
-    for index, item in enumerate(data.items):
-        assert np.array_equal(data.read(index)[1], truth[item.picture.stem])
+    assert_masks_are(truth, data)
     report = check(data)
     assert report.findings == ()
     assert report.pixels == counts(truth.values())
@@ -297,8 +303,7 @@ def test_cityscapes_is_read_as_train_ids_from_either_file(tmp_path, ids, train_i
     data = open_set(f"cityscapes:{tmp_path}")
     assert data.splits == {"train": 3, "val": 2}
     assert data.labels == CITYSCAPES[:19]
-    for index, item in enumerate(data.items):
-        assert np.array_equal(data.read(index)[1], truth[item.picture.stem])
+    assert_masks_are(truth, data)
     assert check(data).findings == ()
     assert len(open_set(f"cityscapes:{tmp_path}", "test")) == 1
     assert "known: test, train, val" in refusal(f"cityscapes:{tmp_path}", "x")
@@ -362,8 +367,7 @@ def test_voc_is_paired_by_its_lists_and_its_border_is_void(tmp_path):
     assert data.labels == VOC
     assert data.splits == {"train": 3, "val": 2}
     assert stems(data, "train") == ["2007_2", "2007_0", "2007_3"]
-    for index, item in enumerate(data.items):
-        assert np.array_equal(data.read(index)[1], truth[item.picture.stem])
+    assert_masks_are(truth, data)
     report = check(data)
     assert report.findings == ()
     assert report.pixels == counts(truth.values())
