@@ -189,7 +189,7 @@ def training(rounds: int = 3, steps: int = 2) -> None:
     """
     import torch
 
-    from espy.data.loader import Order, batches
+    from espy.data.loader import batches
     from espy.learn.loop import Loop, resolve
     from espy.learn.processes import make_fabric
     from espy.learn.recipe import from_dict
@@ -207,7 +207,7 @@ def training(rounds: int = 3, steps: int = 2) -> None:
             recipe = resolve(recipe, sets)
             loop = Loop(recipe, sets, make_fabric(recipe), None, Watch())
             loop.samples.keep()
-            source = batches(loop.samples, Order(len(sets.train), TRAIN_BATCH, 0, 0, (1 + rounds) * steps), workers=0)
+            source = batches(loop.samples, loop.order((1 + rounds) * steps), workers=0)
 
             def run() -> None:
                 for _ in range(steps):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,12 +13,11 @@ from espy.data.cityscapes import LABEL_IDS, MOST_ID
 from espy.data.findings import Fault, Finding, gather
 from espy.data.kinds import open_set
 from espy.data.masks import VOID, Coding, FileError, count, mask_size, read_mask, read_picture
-from espy.data.sets import Dataset, Item, Lone, Masked, relative, size_words
+from espy.data.sets import THREADS, Dataset, Item, Lone, Masked, relative, size_words
 from espy.labels import CAMVID, CITYSCAPES, VOC, Label, compared
 from espy.picture.read import orientation, stored
 
 MOST_IN_ONE = 100  # classes in one mask, where nobody named them; ADE20K, with 150, has about 50 at most
-THREADS = min(8, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ Split by folders (train/images and train/masks, or images/train and masks/train,
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from espy.data.findings import Fault, gather
 from espy.data.masks import MOST_CLASSES, VOID, Coding, FileError, distinct, read_values
-from espy.data.sets import Dataset, Files, Masked, Paired, choose, missing, pair, read_lines, seeded_split
+from espy.data.sets import THREADS, Dataset, Files, Masked, Paired, choose, missing, pair, read_lines, seeded_split
 from espy.errors import DataError
 from espy.labels import Label, plain, voc_colour
 
@@ -104,5 +103,5 @@ def _look(masks: Iterable[Path]) -> int:
             return 0
         return max((value for value in values if 0 <= value < VOID), default=0)
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="espy-look") as pool:
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="espy-look") as pool:
         return 1 + max(pool.map(highest, masks), default=0)

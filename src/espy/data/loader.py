@@ -20,14 +20,13 @@ from PIL import Image
 
 from espy.data.augment import Augment, view
 from espy.data.boxes import Boxes
-from espy.data.sets import Dataset
+from espy.data.sets import THREADS, Dataset
 from espy.errors import DataError, EspyError
 from espy.priors import match, priors
 
 if TYPE_CHECKING:
     import torch
 
-THREADS = min(8, os.cpu_count() or 1)
 SHARE_OF_MEMORY = 0.5  # of what is free that the decoded set may take
 UNKNOWN_MEMORY = 4 << 30  # bytes assumed free where the system does not say
 MEMORY = Path("/proc/meminfo")  # Linux: how much there is

@@ -26,6 +26,9 @@ VAL_SHARE = 0.2
 SEED = 0
 """Of that split. It depends on the files' names alone, so it is the same on every machine and in every run."""
 
+THREADS = min(8, os.cpu_count() or 1)
+"""That read a set's files at once."""
+
 
 @dataclass(frozen=True)
 class Item:

@@ -244,14 +244,10 @@ class Loop:
     def run(self) -> None:
         """All steps that are left."""
         train, fabric = self.recipe.train, self.fabric
-        order = Order(
-            len(self.sets.train), train.batch, train.seed, self.state.step, self.steps, fabric.global_rank,
-            fabric.world_size, train.accumulate,
-        )  # fmt: skip
         cuda = fabric.device.type == "cuda"
         workers = train.workers if train.workers >= 0 else min(16, os.cpu_count() or 1) if cuda else 0
         first, saved, busy = self.state.step, time.monotonic(), 0.0
-        source = batches(self.samples, order, workers=workers, pin=cuda)
+        source = batches(self.samples, self.order(self.steps), workers=workers, pin=cuda)
         with self._signals(), lost_worker(), closing(source):
             while self.state.step < self.steps:
                 began = time.monotonic()
@@ -275,6 +271,14 @@ class Loop:
                     self.watch.say(f"stopped after step {self.state.step} of {self.steps}: go on with --resume")
                     raise SystemExit(stop)
         fabric.barrier()
+
+    def order(self, end: int) -> Order:
+        """This process's pictures of the steps that are left up to `end`."""
+        train, fabric = self.recipe.train, self.fabric
+        return Order(
+            len(self.sets.train), train.batch, train.seed, self.state.step, end, fabric.global_rank, fabric.world_size,
+            train.accumulate,
+        )  # fmt: skip
 
     def step(self, parts: list[Batch]) -> float:
         """One step of the optimiser; its loss. Raises TrainingError where it is not finite."""

@@ -9,7 +9,7 @@ import torch
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as torch_profile
 
-from espy.data.loader import Order, batches
+from espy.data.loader import batches
 from espy.learn.loop import Loop, resolve
 from espy.learn.processes import make_fabric
 from espy.learn.recipe import Recipe
@@ -32,10 +32,7 @@ def profile(recipe: Recipe, *, steps: int = STEPS, operators: int = 12) -> str:
     loop = Loop(recipe, sets, fabric, None, Watch())
     loop.samples.keep()
     train = recipe.train
-    order = Order(
-        len(sets.train), train.batch, train.seed, 0, steps + 1, fabric.global_rank, fabric.world_size, train.accumulate
-    )
-    source = batches(loop.samples, order, workers=max(0, train.workers))
+    source = batches(loop.samples, loop.order(steps + 1), workers=max(0, train.workers))
     loop.step(list(islice(source, train.accumulate)))  # allocations and kernels' choices
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if fabric.device.type == "cuda" else [])
     waited, began = 0.0, time.perf_counter()

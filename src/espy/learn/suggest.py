@@ -125,7 +125,7 @@ def suggest(report: Report, where: str, network: str = "espnetv2") -> Suggestion
 
 def commands(recipe: Recipe, path: Path) -> list[str]:
     """What trains, evaluates and deploys a recipe that lies at `path`."""
-    best, data = f"{Path('runs', path.stem, 'best.safetensors')}", recipe.data
+    best, data = str(Path("runs", path.stem, "best.safetensors")), recipe.data
     split = [] if data.validate == "val" else ["--split", data.validate or data.train]
     return [
         shlex.join(["espy", *words])
