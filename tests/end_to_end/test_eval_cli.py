@@ -113,6 +113,14 @@ def test_the_table_shows_each_class_the_summary_and_why_readings_differ(espy, he
     assert outcome.err == ""
 
 
+def test_brackets_in_names_are_no_markup(espy, here, tmp_path, network):
+    names = ("[bold]a[/]", ":car:", "box")
+    (tmp_path / "photos" / "classes.txt").write_text("\n".join(names))
+    save_model(tmp_path / "other.safetensors", *network, tuple(Label(name, (0, 0, 0)) for name in names))
+    outcome = espy("eval", "other.safetensors", "folder:photos")
+    assert all(name in outcome.out for name in names), outcome
+
+
 def test_a_class_that_never_occurs_is_left_out_of_the_mean_and_said(espy, here, tmp_path, network):
     (tmp_path / "photos" / "classes.txt").write_text("background\ndisc\nbox\nunicorn\n")
     outcome = espy(*CALL, "train")

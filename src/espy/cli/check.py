@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -47,11 +46,7 @@ def command(data: str, split: str | None, as_json: bool) -> int:
 
 def tell(report: Report) -> None:
     """Print what was found: findings, classes, a line that sums up."""
-    from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
-
-    console = Console(width=None if sys.stdout.isatty() else 160)
 
     def table(*columns: str) -> Table:
         made = Table(box=None, pad_edge=False, header_style="bold")
@@ -62,10 +57,8 @@ def tell(report: Report) -> None:
     if report.findings:
         found = table("", "diagnosis", "what, and where", "cure")
         for finding in report.findings:
-            # Text: names of files and classes may hold brackets, which are markup to rich
-            cells = (finding.severity, finding.diagnosis, finding.message, finding.cure)
-            found.add_row(*(Text(cell) for cell in cells))
-        console.print(found)
+            found.add_row(finding.severity, finding.diagnosis, finding.message, finding.cure)
+        text.print_table(found)
         print()
     # classes that nobody named and nobody saw would fill the screen
     unseen = len(report.data.labels) <= MOST_CLASSES or not report.data.looked
@@ -76,8 +69,8 @@ def tell(report: Report) -> None:
         for value, name in [*enumerate(names), (255, "void, not counted")]:
             pixels = report.pixels.get(value, 0)
             if pixels or (unseen and value < len(names)):
-                shares.add_row(str(value), Text(one_line(name)), f"{100 * pixels / every:.2f} %")
-        console.print(shares)
+                shares.add_row(str(value), one_line(name), f"{100 * pixels / every:.2f} %")
+        text.print_table(shares)
         print()
     print(_summary(report))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import click
@@ -23,7 +22,6 @@ def command(out: Path) -> int:
 
     Example: espy demo --out out/
     """
-    from rich.console import Console
     from rich.table import Table
 
     from espy import bundle
@@ -51,7 +49,7 @@ def command(out: Path) -> int:
                     Path(done.task.source).name, name, f"{height} x {width}", f"{sum(done.result.timing.values()):.0f}",
                     text.main_shares(shares, 4), f"{text.main_shares(wanted, 4)} ({'as' if off <= TOLERANCE else 'NOT as'} found)",
                 )  # fmt: skip
-    Console(width=None if sys.stdout.isatty() else 180, markup=False, emoji=False).print(table)
+    text.print_table(table, 180)
     print(f"The pictures lie in {out}/ (NAME.overlay.jpg, NAME.mask.png, NAME.json).")
     if not alike:
         text.say("espy: the shares differ from those expected by more than half a percentage point")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,9 +119,7 @@ def _write(found: Evaluation, data: Dataset, out: Path, force: bool) -> dict[str
 
 
 def _print(found: Evaluation, readings: dict[str, Reading]) -> None:
-    from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("class", overflow="fold")
@@ -130,9 +127,8 @@ def _print(found: Evaluation, readings: dict[str, Reading]) -> None:
     table.add_column("of the truth", justify="right")
     shares = found.shares
     for name, value in found.iou.items():
-        # Text: names of classes may hold brackets, which are markup to rich
-        table.add_row(Text(one_line(name)), _percent(value), _percent(shares[name]))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+        table.add_row(one_line(name), _percent(value), _percent(shares[name]))
+    text.print_table(table)
     missing = [name for name, value in found.iou.items() if math.isnan(value)]
     if missing:
         print(one_line(f"in neither truth nor prediction, left out of the mean: {', '.join(missing)}"))

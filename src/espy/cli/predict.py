@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +100,6 @@ def _say_what_runs(model: Any) -> None:
 
 
 def _table(results: list[dict[str, Any]], out: Path) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -117,7 +115,7 @@ def _table(results: list[dict[str, Any]], out: Path) -> None:
             f"{ms:.0f}",
             text.main_facts(result),
         )
-    Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False).print(table)
+    text.print_table(table)
     print(f"{len(results)} done, in {out}/")
 
 

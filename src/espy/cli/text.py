@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from espy.picture.frame import Size
 
 
@@ -49,6 +51,13 @@ def bar(total: int) -> Iterator[Callable[[str], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         line = progress.add_task("pictures", total=total)
         yield lambda name: progress.update(line, advance=1, description=name[-30:])
+
+
+def print_table(table: Table, width: int = 160) -> None:
+    """A table on stdout, as wide as the terminal, or as `width` in a pipe. Brackets in names are no markup."""
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else width, markup=False, emoji=False).print(table)
 
 
 def parse_size(text: str | None, option: str = "--size") -> Size:
