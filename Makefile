@@ -39,7 +39,7 @@ docs: $(VENV)/.dev ## the figures that README.md states, measured here
 accuracy: $(VENV)/.dev ## the figures of docs/accuracy.md, measured here on CamVid (ESPY_SHARED=folder of data and weights)
 	$(BIN)/python docs/accuracy.py
 
-bench: $(VENV)/.core ## throughput of a folder of photos against the engine's own, reading and preparing, memory of a large photo
+bench: $(VENV)/.dev ## throughput of a folder of photos against the engine's own, reading and preparing, memory of a large photo (MEASURES=names)
 	$(BIN)/python docs/measure.py $(MEASURES)
 
 clean: ## remove the environment, results and caches
