@@ -512,6 +512,12 @@ def test_a_device_that_is_not_there_is_refused(tmp_path, photos):
     assert message == "train.device is cuda, but there is none: set it to auto or cpu"
 
 
+def test_a_precision_that_processors_do_not_train_in_is_refused_not_exchanged(tmp_path, photos):
+    path = recipe(tmp_path / "r.toml", photos, train={"precision": "float16"})
+    _, message = attempt(RecipeError, espy.train, path, folder=tmp_path / "run")
+    assert message == "train.precision is float16, in which processors do not train: set it to auto or bfloat16"
+
+
 def test_progress_is_told_after_every_step(tmp_path, photos):
     watch = Steps()
     done = espy.train(recipe(tmp_path / "r.toml", photos, train={"batch": 4}), folder=tmp_path / "run", watch=watch)

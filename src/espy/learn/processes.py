@@ -25,6 +25,8 @@ def make_fabric(recipe: Recipe) -> Fabric:
         raise RecipeError("train.device is cuda, but there is none: set it to auto or cpu")
     if device == "mps" and not torch.backends.mps.is_available():
         raise RecipeError("train.device is mps, but there is none: set it to auto or cpu")
+    if device == "cpu" and train.precision == "float16":
+        raise RecipeError("train.precision is float16, in which processors do not train: set it to auto or bfloat16")
     if train.threads:
         torch.set_num_threads(train.threads)
     precision: Any = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}[
