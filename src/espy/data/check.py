@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from espy.data.boxes import Boxed
 from espy.data.cityscapes import LABEL_IDS, MOST_ID
 from espy.data.findings import Fault, Finding, gather
-from espy.data.kinds import open_set
-from espy.data.masks import VOID, Coding, FileError, count, mask_size, read_mask, read_picture
-from espy.data.sets import THREADS, Dataset, Item, Lone, Masked, relative, size_words
+from espy.data.kinds import TRUTHS, open_set
+from espy.data.masks import VOID, Coding, FileError, count, mask_size, read_mask, read_picture, read_upright
+from espy.data.sets import THREADS, Classified, Dataset, Item, Lone, Masked, relative, size_words
 from espy.labels import CAMVID, CITYSCAPES, VOC, Label, compared
 from espy.picture.read import orientation, stored
 
@@ -24,14 +26,17 @@ MOST_IN_ONE = 100  # classes in one mask, where nobody named them; ADE20K, with 
 class Report:
     """What a check found.
 
-    `pixels`: mask value -> how often it occurs over all masks of pairs that could be read, 255 for void. `sizes`: (height,
-    width) of their upright pictures -> how many. `findings`: faults first.
+    `pixels`: mask value -> how often it occurs over all masks of pairs that could be read, 255 for void; empty but for
+    segmentation. `sizes`: (height, width) of their upright pictures -> how many. `findings`: faults first. `pictures`: in how
+    many pictures each class occurs, and `boxes`: how many boxes it has, crowds too; empty for masks, the latter but for boxes.
     """
 
     data: Dataset
     pixels: dict[int, int]
     sizes: dict[tuple[int, int], int]
     findings: tuple[Finding, ...]
+    pictures: tuple[int, ...] = ()
+    boxes: tuple[int, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -40,22 +45,27 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, as docs/schema/check.json has it."""
+        counted = {"pictures": self.pictures, "boxes": self.boxes}
         return {
+            "task": self.data.task,
             "pairs": len(self.data),
             "classes": [label.name for label in self.data.labels],
             "pixels": {str(value): times for value, times in self.pixels.items()},
+            **{name: list(times) for name, times in counted.items() if times},
             "findings": [finding.to_dict() for finding in self.findings],
         }
 
 
 @dataclass(frozen=True)
 class _Looked:
-    """A pair or a file in none: what is wrong, its picture's size, and how often each value occurs in its mask."""
+    """A pair or a file in none: what is wrong, its picture's size, how often each value occurs in its mask, or the class of
+    the picture or of each of its boxes."""
 
     of: Item | Lone
     rows: tuple[tuple[Fault, str], ...]
     size: tuple[int, int] | None = None
     counts: tuple[int, ...] | None = None
+    classes: tuple[int, ...] = ()
 
     @property
     def mask(self) -> Path:
@@ -98,16 +108,25 @@ def check(
             looked.append(one)
             advance(_picture_of(one.of).name)
     rows = [row for one in looked for row in one.rows]
-    rows = _explained(rows, opened, looked) + list(_of_the_whole(opened, looked, rows))
+    paired = [one for one in looked if isinstance(one.of, Item)]
+    if opened.task == "segment":
+        rows = _explained(rows, opened, looked) + list(_of_the_whole(opened, looked, rows))
+    else:
+        rows += _of_classes(opened, paired)
     findings = opened.findings + gather(rows)
     if not opened.items and not findings:
-        findings = gather([(Fault("empty_set", "no pictures with masks", "see docs/data.md for the layouts"), ".")])
-    paired = [one for one in looked if isinstance(one.of, Item)]
+        what = f"no pictures with {TRUTHS[opened.task]}"
+        findings = gather([(Fault("empty_set", what, "see docs/data.md for the layouts"), ".")])
     totals = _totals(paired)
     sizes = Counter(one.size for one in paired if one.size)
+    within = range(len(opened.labels)) if opened.task != "segment" else ()
+    pictures = Counter(index for one in paired for index in set(one.classes))
+    boxes = Counter(index for one in paired for index in one.classes)
     return Report(
         opened, {value: n for value, n in enumerate(totals) if n}, dict(sizes.most_common()),
         tuple(sorted(findings, key=lambda finding: finding.severity != "fault")),
+        tuple(pictures[index] for index in within),
+        tuple(boxes[index] for index in within) if opened.task == "detect" else (),
     )  # fmt: skip
 
 
@@ -122,18 +141,32 @@ def _look(of: Item | Lone, root: Path) -> _Looked:
     def rows(faults: list[Fault], path: Path) -> tuple[tuple[Fault, str], ...]:
         return tuple((fault, relative(path, root)) for fault in faults)
 
-    if isinstance(of, Item):
+    if isinstance(of, Boxed):
+        return _boxed(of, rows)
+    if isinstance(of, Classified):
+        faults, size = _picture(of.picture)
+        return _Looked(of, rows(faults, of.picture), size, classes=(of.index,) if size else ())
+    if isinstance(of, Masked):
         of_picture, size = _picture(of.picture)
-        if not isinstance(of, Masked):
-            return _Looked(of, rows(of_picture, of.picture), size)
         of_mask, shape, counts = _mask(of.mask, of.coding)
         if size and shape and size != shape:
             of_mask.append(_sizes_differ(size, shape, of))
         return _Looked(of, rows(of_picture, of.picture) + rows(of_mask, of.mask), size, counts)
-    if of.coding is None:
-        return _Looked(of, rows(_picture(of.path)[0], of.path))
+    if isinstance(of, Item) or of.coding is None:
+        path = _picture_of(of)
+        return _Looked(of, rows(_picture(path)[0], path))
     faults, _, counts = _mask(of.path, of.coding)
     return _Looked(of, rows(faults, of.path), counts=counts)
+
+
+def _boxed(of: Boxed, rows: Callable[[list[Fault], Path], tuple[tuple[Fault, str], ...]]) -> _Looked:
+    """A picture and its boxes; where it cannot be read, what its annotation alone shows."""
+    try:
+        picture = read_upright(of.picture)
+    except FileError as error:
+        return _Looked(of, rows([error.fault], of.picture) + rows([*of.stated.problems], of.stated.file))
+    boxes, faults = of.stated.placed(*picture.size, picture.orientation)
+    return _Looked(of, rows(faults, of.stated.file), picture.size, classes=tuple(boxes.classes.tolist()))
 
 
 def _picture(path: Path) -> tuple[list[Fault], tuple[int, int] | None]:
@@ -173,6 +206,47 @@ def _sizes_differ(size: tuple[int, int], shape: tuple[int, ...], item: Masked) -
 
 
 # All together
+
+
+def _of_classes(data: Dataset, looked: list[_Looked]) -> Iterator[tuple[Fault, str]]:
+    """What only all pictures, or all boxes, together show."""
+    if data.task == "classify":
+        yield from _twice(looked, data.root)
+        return
+    seen = {index for one in looked for index in one.classes}
+    where = data.names or "."
+    if looked and not seen:
+        yield Fault("empty_set", "no box in any picture", "is this the layout of its kind? see docs/data.md"), where
+    elif unseen := [index for index in range(len(data.labels)) if index not in seen]:
+        what = f"no box of {_named(data.labels, unseen)} in any picture"
+        cure = "label some, or name only classes that occur"
+        yield Fault("class_never_seen", what, cure, tuple(unseen), warning=True), where
+
+
+def _twice(looked: list[_Looked], root: Path) -> Iterator[tuple[Fault, str]]:
+    """Pictures of two classes, or of two splits, whose files are the same; only files of one length are read again."""
+    lengths: dict[int, list[Classified]] = {}
+    for one in looked:
+        if isinstance(one.of, Classified) and one.size:
+            lengths.setdefault(one.of.picture.stat().st_size, []).append(one.of)
+    for alike in lengths.values():
+        same: dict[bytes, list[Classified]] = {}
+        for item in alike if len(alike) > 1 else []:
+            same.setdefault(sha256(item.picture.read_bytes()).digest(), []).append(item)
+        for items in same.values():
+            if len({item.index for item in items}) > 1:
+                what, cure = "the same picture in another class", "keep it in the class that is meant"
+            elif len({item.split for item in items}) > 1:
+                what, cure = "the same picture in another split, so that val says too much good", "keep one of them"
+            else:
+                continue
+            others = [relative(item.picture, root) for item in items]
+            for item, other in zip(items, [*others[1:], others[0]], strict=True):
+                yield Fault("picture_twice", what, cure, warning=True, detail=other), relative(item.picture, root)
+
+
+def _named(labels: tuple[Label, ...], indices: Sequence[int]) -> str:
+    return ", ".join(repr(labels[index].name) for index in indices[:8]) + (", ..." if len(indices) > 8 else "")
 
 
 def _totals(looked: list[_Looked]) -> list[int]:
@@ -224,8 +298,7 @@ def _of_the_whole(data: Dataset, looked: list[_Looked], rows: list[tuple[Fault, 
     unseen = tuple(index for index in range(len(data.labels)) if not totals[index])
     where = data.names or "masks"
     if unseen:
-        named = ", ".join(repr(data.labels[index].name) for index in unseen[:8]) + (", ..." if len(unseen) > 8 else "")
-        what = f"no pixel of {named} in any mask"
+        what = f"no pixel of {_named(data.labels, unseen)} in any mask"
         cure = "label some, or name only classes that occur" if data.names else "name the classes in classes.txt"
         if data.looked and 2 * len(unseen) > len(data.labels):  # such as 0, 128, 255: levels of grey, hardly classes
             seen = tuple(index for index in range(len(data.labels)) if totals[index])

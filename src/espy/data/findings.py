@@ -10,9 +10,9 @@ from espy.errors import one_line
 
 DIAGNOSES = {
     "mask_missing": "a picture without a mask",
-    "image_missing": "a mask without a picture",
+    "image_missing": "a mask or annotation without a picture",
     "stem_twice": "two pictures, or two masks, of one name",
-    "size_mismatch": "a mask of another size than its upright picture",
+    "size_mismatch": "a mask of another size than its upright picture, or an annotation that states one",
     "value_out_of_range": "a mask holds values that are no class",
     "rgb_mask": "a mask in colours where indices are needed",
     "binary_0_255": "masks hold 0 and 255 where 0 and 1 are meant",
@@ -23,9 +23,20 @@ DIAGNOSES = {
     "label_ids": "masks hold Cityscapes' labelIds where train ids are needed",
     "unreadable": "a file that cannot be read whole",
     "all_void": "a mask in which no pixel counts",
-    "class_never_seen": "a class that no mask holds",
+    "class_never_seen": "a class that nothing shows",
     "class_name_twice": "two classes of one name",
     "empty_set": "no pictures",
+    "class_missing": "a picture in no folder of a class",
+    "class_not_trained": "a class that train does not have",
+    "class_unknown": "an annotation of a class that is not named",
+    "picture_twice": "the same file in two classes or two splits",
+    "annotation_missing": "a picture without an annotation",
+    "annotation_invalid": "a field of an annotation that is missing or makes no sense",
+    "id_twice": "ids that are given twice",
+    "box_outside": "a box outside its picture, or beyond its border",
+    "box_inverted": "a box whose right or lower edge comes before its left or upper one",
+    "box_empty": "a box of no area",
+    "orientation_unclear": "boxes of a photo that EXIF turns: as stored, or as seen?",
 }
 """Every key that a finding's `diagnosis` can have, and what it means. They are part of the JSON form and do not change."""
 
@@ -58,7 +69,7 @@ class Finding:
     """One thing that is wrong with a set.
 
     `diagnosis`: a key of DIAGNOSES. `severity`: "fault" (must be cured before training) or "warning". `files`: relative to
-    the set. `values`: the odd pixel values. `message`: what and where, `cure`: what to do, a line each.
+    the set. `values`: the odd pixel values, or class ids. `message`: what and where, `cure`: what to do, a line each.
     """
 
     diagnosis: str

@@ -5,15 +5,25 @@ Split by folders (train/images and train/masks, or images/train and masks/train,
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from espy.data.findings import Fault, gather
+from espy.data.findings import gather
 from espy.data.masks import MOST_CLASSES, VOID, Coding, FileError, distinct, read_values
-from espy.data.sets import THREADS, Dataset, Files, Masked, Paired, choose, missing, pair, read_lines, seeded_split
-from espy.errors import DataError
+from espy.data.sets import (
+    THREADS,
+    Dataset,
+    Files,
+    Masked,
+    Paired,
+    choose,
+    missing,
+    pair,
+    read_names,
+    seeded_split,
+    subfolders,
+)  # fmt: skip
 from espy.labels import Label, plain, voc_colour
 
 NAMES = "classes.txt"
@@ -41,7 +51,8 @@ def open_folder(root: Path, split: str | None = None) -> Dataset:
     rows = [row for paired in found for row in paired.rows]
     names = root / NAMES
     if named := names.is_file():
-        labels, faults = _named(names)
+        listed_names, faults = read_names(names, MOST_CLASSES)
+        labels = tuple(Label(name, voc_colour(index)) for index, name in enumerate(listed_names))
         rows += faults
     else:
         labels = plain(_look([mask for _, _, mask in pairs] or [mask for part in found for mask in part.masks]))
@@ -62,35 +73,17 @@ def _folders(root: Path) -> list[tuple[str | None, Path, Path]]:
     """(split, pictures, masks): from SPLIT/images, images/SPLIT, or images alone, whose split is None."""
     pictures, masks = root / "images", root / "masks"
     try:
-        inside = _subfolders(pictures) if pictures.is_dir() else []
+        inside = subfolders(pictures) if pictures.is_dir() else []
         if "train" in inside and (masks / "train").is_dir():
             return [(name, pictures / name, masks / name) for name in inside]
         if pictures.is_dir() or masks.is_dir():
             return [(None, pictures, masks)]
-        splits = [name for name in _subfolders(root) if (root / name / "images").is_dir()]
+        splits = [name for name in subfolders(root) if (root / name / "images").is_dir()]
     except OSError as error:
         raise missing(root, str(error.strerror)) from None
     if not splits:
         raise missing(root, "no images/ and masks/ in it, nor train/images/ and train/masks/")
     return [(name, root / name / "images", root / name / "masks") for name in splits]
-
-
-def _subfolders(folder: Path) -> list[str]:
-    """Names in order, train first."""
-    names = [path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    return sorted(names, key=lambda name: (name != "train", name))
-
-
-def _named(path: Path) -> tuple[tuple[Label, ...], list[tuple[Fault, str]]]:
-    names = read_lines(path)
-    if not 1 <= len(names) <= MOST_CLASSES:
-        raise DataError(f"{path}: names {len(names)} classes: write 1 to {MOST_CLASSES}, one a line")
-    if "" in names:
-        raise DataError(f"{path}: line {names.index('') + 1} is empty: name every class, the first line is value 0")
-    twice = [name for name, times in Counter(names).items() if times > 1]
-    cure = "give every class a name of its own"
-    rows = [(Fault("class_name_twice", f"names {name!r} more than once", cure), path.name) for name in twice]
-    return tuple(Label(name, voc_colour(index)) for index, name in enumerate(names)), rows
 
 
 def _look(masks: Iterable[Path]) -> int:

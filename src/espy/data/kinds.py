@@ -7,9 +7,12 @@ from pathlib import Path
 
 from espy.data.camvid import open_camvid
 from espy.data.cityscapes import open_cityscapes
+from espy.data.coco import open_coco
 from espy.data.folder import open_folder
+from espy.data.imagefolder import open_imagefolder
 from espy.data.sets import Dataset, missing
-from espy.data.voc import open_voc
+from espy.data.voc import open_voc, open_voc_boxes
+from espy.data.yolo import open_yolo
 from espy.errors import DataError
 from espy.spec import nearest
 
@@ -18,8 +21,11 @@ Opener = Callable[[Path, str | None], Dataset]
 KINDS: dict[str, dict[str, Opener]] = {
     "camvid": {"segment": open_camvid},
     "cityscapes": {"segment": open_cityscapes},
+    "coco": {"detect": open_coco},
     "folder": {"segment": open_folder},
-    "voc": {"segment": open_voc},
+    "imagefolder": {"classify": open_imagefolder},
+    "voc": {"segment": open_voc, "detect": open_voc_boxes},
+    "yolo": {"detect": open_yolo},
 }
 """Kind → task → what opens a folder of this kind for this task."""
 
@@ -63,7 +69,8 @@ def open_set(where: str, split: str | None = None, task: str | None = None) -> D
 def _opener(kind: str, root: Path, task: str | None) -> Opener:
     openers = KINDS[kind]
     if task is None:
-        return next(iter(openers.values()))
+        with_masks = kind != "voc" or (root / "SegmentationClass").is_dir()
+        task = next(name for name in openers if with_masks or name != "segment")
     if task not in TRUTHS:
         raise DataError(f"unknown task {task!r}: {nearest(task, list(TRUTHS))}")
     if task not in openers:

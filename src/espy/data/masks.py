@@ -13,7 +13,7 @@ from PIL import Image
 
 from espy.data.findings import MOST_VALUES, Fault
 from espy.errors import DataError, PictureError
-from espy.picture.read import UPRIGHT, TooLargeError, orientation, read, stored
+from espy.picture.read import UPRIGHT, Picture, TooLargeError, orientation, read, stored
 
 VOID = 255
 MOST_CLASSES = 255  # 0 to 254
@@ -78,8 +78,13 @@ class Mask:
 
 def read_picture(path: Path) -> Image.Image:
     """Read a picture of a set, upright RGB. Raises FileError."""
+    return read_upright(path).image
+
+
+def read_upright(path: Path) -> Picture:
+    """The same with what is known of it beside. Raises FileError."""
     try:
-        return read(path).image
+        return read(path)
     except PictureError as error:
         raise FileError(path, unreadable(error, path)) from None
 

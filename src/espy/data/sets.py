@@ -158,7 +158,7 @@ class Files:
     def below(cls, folder: Path) -> Files:
         """All files of a folder and its folders but hidden ones. Raises DataError where one cannot be listed."""
         files = cls(folder)
-        for path in _walk(folder):
+        for path in walk(folder):
             stem = path.relative_to(folder).with_suffix("").as_posix()
             if path.suffix.lower() in ENDINGS:
                 files.found.setdefault(stem, []).append(path)
@@ -175,13 +175,36 @@ class Files:
         return replace(self, found={stem: paths for stem, paths in self.found.items() if stem in stems})
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def walk(folder: Path, within: bool = True) -> Iterator[Path]:
+    """The files of a folder, and those `within` its folders, in order, but hidden ones.
+
+    Raises DataError where a folder cannot be listed.
+    """
+
     def refuse(error: OSError) -> None:
         raise DataError(f"{error.filename}: this folder cannot be listed: {error.strerror}") from None
 
     for at, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if within and not name.startswith("."))
         yield from (Path(at, name) for name in sorted(names) if not name.startswith("."))
+
+
+def subfolders(folder: Path) -> list[str]:
+    """Names of the folders in a folder in order, train first, but hidden ones. Raises DataError where it cannot be listed."""
+    try:
+        names = [path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    except OSError as error:
+        raise missing(folder, str(error.strerror)) from None
+    return sorted(names, key=lambda name: (name != "train", name))
+
+
+def notes_below(folder: Path, suffix: str) -> dict[str, Path]:
+    """The files of a folder and its folders with this ending, by stem as `Files` has it."""
+    return {
+        path.relative_to(folder).with_suffix("").as_posix(): path
+        for path in walk(folder)
+        if path.suffix.lower() == suffix
+    }
 
 
 def missing(root: Path, what: str) -> DataError:
@@ -198,15 +221,39 @@ def missing(root: Path, what: str) -> DataError:
 
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file, without a byte order mark, ends and empty lines at the end. Raises DataError."""
+    lines = [line.strip() for line in read_text(path).splitlines()]
+    while lines and not lines[-1]:
+        lines.pop()
+    return lines
+
+
+def read_names(path: Path, most: int | None = None) -> tuple[list[str], list[tuple[Fault, str]]]:
+    """The classes that a file names, one a line, and (fault, file) rows. Raises DataError where it cannot be used."""
+    names = read_lines(path)
+    if not 1 <= len(names) <= (most or len(names)):
+        raise DataError(
+            f"{path}: names {len(names)} classes: write 1 {f'to {most}' if most else 'or more'}, one a line"
+        )
+    if "" in names:
+        raise DataError(f"{path}: line {names.index('') + 1} is empty: name every class, the first line is value 0")
+    return names, names_twice(names, path.name)
+
+
+def names_twice(names: Iterable[str], file: str) -> list[tuple[Fault, str]]:
+    """The (fault, file) rows of names that stand more than once in a file."""
+    cure = "give every class a name of its own"
+    twice = [name for name, times in Counter(names).items() if times > 1]
+    return [(Fault("class_name_twice", f"names {name!r} more than once", cure), file) for name in twice]
+
+
+def read_text(path: Path) -> str:
+    """A text file without a byte order mark. Raises DataError."""
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise DataError(f"{path}: is not UTF-8 text: save it as UTF-8") from None
-    while lines and not lines[-1]:
-        lines.pop()
-    return lines
 
 
 # Pairing

@@ -53,11 +53,16 @@ class TooLargeError(PictureError):
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that was read: `image` is 8-bit RGB and upright; `note` says what was left out ("first of 3 frames")."""
+    """A picture that was read.
+
+    `image` is 8-bit RGB and upright; `note` says what was left out ("first of 3 frames"); `orientation` is the EXIF
+    orientation that it was stored in, 1 (upright) to 8.
+    """
 
     image: Image.Image
     source: str
     note: str | None = None
+    orientation: int = 1
 
     @property
     def size(self) -> tuple[int, int]:
@@ -186,16 +191,18 @@ def _finish(image: Image.Image, name: str, max_pixels: int) -> Picture:
         frames = getattr(image, "n_frames", 1) if image.format != "MPO" else 1
         image.load()
         rgb = _to_rgb(image)
-        rotation = UPRIGHT.get(orientation(image))
+        stored_in = orientation(image)
     except PictureError as error:
         raise PictureError(f"{name}: {error}") from None
     except MemoryError:
         raise PictureError(f"{name}: not enough memory for {image.width}x{image.height} pixels") from None
     except Exception as error:  # as above
         raise PictureError(f"{name}: damaged or truncated ({_reason(error)})") from None
+    rotation = UPRIGHT.get(stored_in)
     if rotation is not None:
         rgb = rgb.transpose(rotation)
-    return Picture(rgb, name, f"the first of {frames} frames" if frames > 1 else None)
+    note = f"the first of {frames} frames" if frames > 1 else None
+    return Picture(rgb, name, note, stored_in if rotation is not None else 1)
 
 
 def check_size(width: int, height: int, name: str, max_pixels: int) -> None:
