@@ -55,17 +55,17 @@ def scores(matrix: np.ndarray, *, void_counted: bool = False) -> Scores:
     hit = np.diagonal(matrix)[:-1].astype(np.float64)
     truth = matrix[:-1].sum(1)
     predicted = counted.sum(0)[:-1]
-    iou = _ratio(hit, truth + predicted - hit)
-    return Scores(_mean(iou), float(_ratio(hit.sum(), counted.sum())), _mean(_ratio(hit, truth)), iou)
+    iou = ratio(hit, truth + predicted - hit)
+    return Scores(mean(iou), float(ratio(hit.sum(), counted.sum())), mean(ratio(hit, truth)), iou)
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """part / whole, nan where there is nothing."""
     whole = np.asarray(whole, np.float64)
     return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
 
 
-def _mean(values: np.ndarray) -> float:
+def mean(values: np.ndarray) -> float:
     """The mean of those that are numbers, nan where none is."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else float("nan")
