@@ -1,4 +1,4 @@
-"""How good a model is on a set: every picture predicted, compared with its mask at the mask's own size, counted once."""
+"""How good a model is on a set: every picture predicted, compared with its truth, counted once."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -19,7 +19,8 @@ from PIL import Image
 from espy.data.kinds import open_set
 from espy.data.sets import Dataset, size_words
 from espy.errors import DataError, EspyError
-from espy.labels import CITYSCAPES, Label
+from espy.labels import CITYSCAPES, Label, compared
+from espy.measure import classify, detect
 from espy.measure.mapping import read_mapping, table
 from espy.measure.segment import VOID, Scores, confusion, scores
 from espy.output import shown
@@ -49,22 +50,45 @@ class Worst:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """What a model does on a set.
-
-    `labels`: the K classes that count. `matrix`: pixels, int64 [K + 1, K + 1], row = truth, column = prediction, the last of
-    each void. `truth_table`: uint8 [256], a value of the set's masks → place in `labels`, 255 void. `of_pictures`: each
-    picture's own mIoU in the set's order, nan where no pixel counts. `unknown`: classes that no label of the model means.
-    `worst`: worst first. `protocol`: how it was measured.
-    """
+class Measured:
+    """What all tasks' evaluations share. `labels`: the classes that count. `protocol`: how it was measured."""
 
     labels: tuple[Label, ...]
+    protocol: Mapping[str, Any] = field(kw_only=True)
+
+    metric: ClassVar[str]
+    """The name of the figure by which weights are chosen."""
+
+    @property
+    def figure(self) -> float:
+        """That figure, 0..1."""
+        raise NotImplementedError
+
+    def figures(self) -> dict[str, Any]:
+        """All figures as JSON has them: a number or null each, and one object by class."""
+        raise NotImplementedError
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form, as docs/schema/eval.json has it; null where a figure is not a number."""
+        return {**self.figures(), "protocol": dict(self.protocol)}
+
+
+@dataclass(frozen=True)
+class Evaluation(Measured):
+    """What a segmentation model does on a set.
+
+    `labels`: K of them. `matrix`: pixels, int64 [K + 1, K + 1], row = truth, column = prediction, the last of each void.
+    `truth_table`: uint8 [256], a value of the set's masks → place in `labels`, 255 void. `of_pictures`: each picture's own mIoU
+    in the set's order, nan where no pixel counts. `unknown`: classes that no label of the model means. `worst`: worst first.
+    """
+
+    metric = "mIoU"
+
     matrix: np.ndarray
     truth_table: np.ndarray
     of_pictures: tuple[float, ...]
     unknown: tuple[str, ...]
     worst: tuple[Worst, ...]
-    protocol: Mapping[str, Any]
 
     @cached_property
     def scores(self) -> Scores:
@@ -75,6 +99,10 @@ class Evaluation:
     def miou(self) -> float:
         """Mean IoU of the classes that occur, 0..1."""
         return self.scores.miou
+
+    @property
+    def figure(self) -> float:
+        return self.miou
 
     @property
     def pixel_accuracy(self) -> float:
@@ -122,15 +150,70 @@ class Evaluation:
             )
         return Reading(self.miou, why)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON form, as docs/schema/eval.json has it; null where a figure is not a number."""
+    def figures(self) -> dict[str, Any]:
         return {
             "miou": number(self.miou),
             "pixel_accuracy": number(self.pixel_accuracy),
             "class_accuracy": number(self.class_accuracy),
             "iou": {name: number(value) for name, value in self.iou.items()},
-            "protocol": dict(self.protocol),
         }
+
+
+@dataclass(frozen=True)
+class ClassEvaluation(Measured):
+    """What a classifier does on a set; `scores` counts as espy.measure.classify does."""
+
+    scores: classify.Scores
+
+    metric = "top-1"
+
+    @property
+    def figure(self) -> float:
+        return self.scores.top1
+
+    @property
+    def accuracy(self) -> dict[str, float]:
+        """Class name → share of its pictures that is right, 0..1; nan where there is none."""
+        return {label.name: float(value) for label, value in zip(self.labels, self.scores.accuracy, strict=True)}
+
+    def figures(self) -> dict[str, Any]:
+        found = self.scores
+        return {
+            "top1": found.top1, "top5": found.top5, "calibration_error": found.calibration_error,
+            "class_accuracy": number(found.class_accuracy),
+            "accuracy": {name: number(value) for name, value in self.accuracy.items()},
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class BoxEvaluation(Measured):
+    """What a detector does on a set: as COCO counts, and each kind's AP as Pascal VOC counts, float64 [K]."""
+
+    coco: detect.Coco
+    voc: np.ndarray
+
+    metric = "AP50"
+
+    @property
+    def figure(self) -> float:
+        return self.coco.ap50
+
+    @property
+    def ap50(self) -> dict[str, float]:
+        """Kind → AP at IoU 0.5, 0..1; nan for a kind that the set does not have."""
+        return {label.name: float(value) for label, value in zip(self.labels, self.coco.kinds50, strict=True)}
+
+    def figures(self) -> dict[str, Any]:
+        known = self.voc[~np.isnan(self.voc)]
+        return {
+            "map": number(self.coco.map), "ap50": number(self.coco.ap50), "ap75": number(self.coco.ap75),
+            "voc_ap50": float(known.mean()) if len(known) else None,
+            "ap50_of": {name: number(value) for name, value in self.ap50.items()},
+        }  # fmt: skip
+
+
+METRICS = {"segment": Evaluation.metric, "classify": ClassEvaluation.metric, "detect": BoxEvaluation.metric}
+"""Task → the figure by which weights are chosen."""
 
 
 def check_protocol(protocol: str, labels: Sequence[Label]) -> None:
@@ -161,25 +244,41 @@ def evaluate(
     worst: int = 0,
     advance: Callable[[str], None] = lambda name: None,
     **loading: Any,
-) -> Evaluation:
-    """Measure a model on a set (or `KIND:PATH`), every picture against its mask at the mask's own size.
+) -> Any:
+    """Measure a model on a set (or `KIND:PATH`): Evaluation, ClassEvaluation or BoxEvaluation, by the model's task.
+
+    Masks are compared at their own size, boxes in the picture's own pixels.
 
     `model`: a loaded one, or what `espy.load` takes; for the latter `loading` is load's keywords: `engine`, `threads`,
     `precision`, `size`, `tile`, `overlap`, `header`. `mapping`: what the model's labels mean in the set, by file, shipped name
     or as a dict; by equal names unless given. `flip`: see every picture mirrored too; `scales`: at several scales. `worst`:
-    keep the predictions of so many of the worst pictures. `advance` is called with each picture's name when it is done.
+    keep the predictions of so many of the worst pictures; these four are for segmentation. `advance` is called with each
+    picture's name when it is done.
     Raises EspyError for a pair that cannot be read: a figure over part of a set would be another figure.
     """
-    opened = open_set(data, split, "segment") if isinstance(data, str) else data.only(split)
-    if not opened.items:
-        raise DataError(f"{opened.root}: no pairs to evaluate on: see espy check {opened.kind}:{opened.root}")
     if not isinstance(model, Model):
         with load(model, **loading) as loaded:
             return evaluate(
-                loaded, opened, split=split, mapping=mapping, flip=flip, scales=scales, worst=worst, advance=advance
+                loaded, data, split=split, mapping=mapping, flip=flip, scales=scales, worst=worst, advance=advance
             )
     if loading:
         raise EspyError(f"{', '.join(loading)}: chosen when a model is loaded, so give it to espy.load")
+    opened = open_set(data, split, model.task) if isinstance(data, str) else data.only(split)
+    if opened.task != model.task:
+        raise DataError(f"{opened.root}: holds truth for the task {opened.task}, the model's is {model.task}")
+    if not opened.items:
+        raise DataError(f"{opened.root}: no pairs to evaluate on: see espy check {opened.kind}:{opened.root}")
+    if model.task == "segment":
+        return _masks(model, opened, split, mapping, flip, scales, worst, advance)
+    if mapping is not None or flip or tuple(scales) != (1.0,) or worst:
+        raise EspyError(f"mapping, flip, scales and worst are for segmentation, the model's task is {model.task}")
+    return (_classes if model.task == "classify" else _boxes)(model, opened, split, advance)
+
+
+def _masks(
+    model: Model, opened: Dataset, split: str | None, mapping: Mapping[str, str] | str | Path | None, flip: bool,
+    scales: Sequence[float], worst: int, advance: Callable[[str], None],
+) -> Evaluation:  # fmt: skip
     named = mapping if mapping is None or isinstance(mapping, Mapping) else read_mapping(mapping)
     labels = tuple(label for label in opened.labels if not label.ignored)
     to_class = table(model.labels, labels, named)
@@ -207,8 +306,58 @@ def evaluate(
         labels, matrix, truth_table, tuple(of_pictures),
         tuple(label.name for place, label in enumerate(labels) if place not in to_class[: len(model.labels)]),
         tuple(Worst(-index, -own, prediction) for own, index, prediction in sorted(kept, reverse=True)),
-        _protocol(model, opened, split, mapping, flip, scales, sizes),
+        protocol={
+            **_protocol(model, opened, split),
+            "tile": list(model.tiling.tile) if model.tiling else None,
+            "overlap": model.tiling.overlap if model.tiling else None,
+            "label_sizes": [list(size) for size, _ in sizes.most_common()],
+            "ignored": ["void", *(label.name for label in opened.labels if label.ignored)],
+            "mapping": "given" if isinstance(mapping, Mapping) else Path(mapping).stem if mapping else None,
+            "scales": [float(scale) for scale in scales],
+            "flip": flip,
+        },
     )  # fmt: skip
+
+
+def _classes(model: Model, opened: Dataset, split: str | None, advance: Callable[[str], None]) -> ClassEvaluation:
+    place = _places(model, opened)
+    truth, found = [], []
+    for index, (image, shown_class) in enumerate(_read_ahead(opened)):
+        truth.append(shown_class)
+        found.append(model(image).probabilities[place])
+        advance(opened.items[index].picture.name)
+    counted = classify.scores(np.stack(found), np.array(truth))
+    return ClassEvaluation(opened.labels, counted, protocol=_protocol(model, opened, split))
+
+
+def _boxes(model: Model, opened: Dataset, split: str | None, advance: Callable[[str], None]) -> BoxEvaluation:
+    place = _places(model, opened)
+    own = np.argsort(place)  # the model's class → the set's
+    truth, found = [], []
+    for index, (image, boxes) in enumerate(_read_ahead(opened)):
+        aside = {"crowd": boxes.crowd} if opened.kind == "coco" else {"difficult": boxes.crowd}
+        truth.append(detect.Truth(boxes.corners, boxes.classes, **aside))
+        seen = model(image)
+        found.append(detect.Found(seen.boxes, seen.scores, own[seen.classes]))
+        advance(opened.items[index].picture.name)
+    kinds = len(opened.labels)
+    return BoxEvaluation(
+        opened.labels, detect.coco(found, truth, kinds), detect.voc(found, truth, kinds),
+        protocol=_protocol(model, opened, split),
+    )  # fmt: skip
+
+
+def _places(model: Model, opened: Dataset) -> np.ndarray:
+    """int64 [K]: where in the model's labels each of the set's stands. Raises DataError where they are not the same ones."""
+    known = {compared(label.name): place for place, label in enumerate(model.labels)}
+    wanted = [compared(label.name) for label in opened.labels]
+    if len(known) != len(wanted) or not set(wanted) <= known.keys():
+        lacking = next((name for name in wanted if name not in known), None)
+        what = (
+            f"it does not know {lacking!r}" if lacking else f"it knows {len(known)} classes, the set has {len(wanted)}"
+        )
+        raise DataError(f"{opened.root}: its classes are not the model's: {what}")
+    return np.array([known[name] for name in wanted])
 
 
 def _predictor(model: Model, flip: bool, scales: Sequence[float]) -> Callable[[Image.Image], np.ndarray]:
@@ -217,9 +366,9 @@ def _predictor(model: Model, flip: bool, scales: Sequence[float]) -> Callable[[I
     return model.averaging(flip, scales)
 
 
-def _read_ahead(data: Dataset) -> Iterator[tuple[Image.Image, np.ndarray]]:
+def _read_ahead(data: Dataset) -> Iterator[tuple[Image.Image, Any]]:
     """Every pair in order; the next ones are read while the caller works."""
-    waiting: deque[Future[tuple[Image.Image, np.ndarray]]] = deque()
+    waiting: deque[Future[tuple[Image.Image, Any]]] = deque()
     left = iter(range(len(data)))
     with ThreadPoolExecutor(1, thread_name_prefix="espy-read") as pool:
         try:
@@ -234,10 +383,7 @@ def _read_ahead(data: Dataset) -> Iterator[tuple[Image.Image, np.ndarray]]:
                 future.cancel()
 
 
-def _protocol(
-    model: Model, data: Dataset, split: str | None, mapping: Any, flip: bool, scales: Sequence[float],
-    sizes: Counter[tuple[int, int]],
-) -> dict[str, Any]:  # fmt: skip
+def _protocol(model: Model, data: Dataset, split: str | None) -> dict[str, Any]:
     seen: Any = model.size or (model.preprocess.size if model.preprocess.resize != "native" else "native")
     return {
         "model": shown(model.path.stem),
@@ -247,11 +393,4 @@ def _protocol(
         "split": split,
         "images": len(data),
         "size": seen if seen == "native" else list(seen),
-        "tile": list(model.tiling.tile) if model.tiling else None,
-        "overlap": model.tiling.overlap if model.tiling else None,
-        "label_sizes": [list(size) for size, _ in sizes.most_common()],
-        "ignored": ["void", *(label.name for label in data.labels if label.ignored)],
-        "mapping": "given" if isinstance(mapping, Mapping) else Path(mapping).stem if mapping else None,
-        "scales": [float(scale) for scale in scales],
-        "flip": flip,
     }

@@ -528,7 +528,7 @@ def test_progress_is_told_after_every_step(tmp_path, photos):
         (2, 2, 4, 4),
     ]
     assert [p.loss for p in watch.seen][1::2] == [line["loss"] for line in done.metrics]
-    assert [p.miou for p in watch.seen] == [None, None, *[pytest.approx(done.metrics[0]["miou"], abs=1e-6)] * 2]
+    assert [p.score for p in watch.seen] == [None, None, *[pytest.approx(done.metrics[0]["miou"], abs=1e-6)] * 2]
     assert all(p.images_s > 0 for p in watch.seen)
     assert watch.seen[-1].eta_s == 0
     trained = {item.picture.name for item in open_set(f"folder:{photos}", "train").items}

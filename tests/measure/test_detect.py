@@ -1,4 +1,4 @@
-"""Metrics of detection against pycocotools, a loop that is VOC's own program, and what must hold of any average precision."""
+"""Metrics of detection against pycocotools, loops over the rules of VOC's program, and what must hold of any average precision."""
 
 import contextlib
 import importlib.util
@@ -158,7 +158,7 @@ def areas(boxes):
 
 
 def voc_by_loops(found, truth, kind, points=False):
-    """VOCevaldet.m as loops over boxes of whole pixels, first and last of each included; crowds beside it.
+    """The rules of VOCevaldet.m as loops over boxes of whole pixels, first and last of each included; crowds beside it.
 
     The area is written otherwise: with n objects, the mean over k = 1 .. n of the best precision with k or more hits.
     """
@@ -226,7 +226,7 @@ def whole(seen, there, rng):
 class TestVoc:
     @pytest.mark.parametrize("seed", range(6))
     @pytest.mark.parametrize("points", [False, True])
-    def test_it_is_what_vocs_program_gives_on_whole_pixels(self, seed, points):
+    def test_it_is_what_the_rules_of_vocs_program_give_on_whole_pixels(self, seed, points):
         rng = np.random.default_rng(seed)
         scenes = zip(*pictures(seed, 25, apart=seed % 2 == 0), strict=True)
         found, truth = zip(*[whole(*scene, rng) for scene in scenes], strict=True)

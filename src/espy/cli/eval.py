@@ -1,4 +1,4 @@
-"""`espy eval`: how good a model is on a set of pictures with masks."""
+"""`espy eval`: how good a model is on a set of pictures with truth."""
 
 from __future__ import annotations
 
@@ -16,9 +16,14 @@ from espy.output import shown
 
 if TYPE_CHECKING:
     from espy.data.sets import Dataset
-    from espy.evaluation import Evaluation, Reading
+    from espy.evaluation import Evaluation, Measured, Reading
 
 SHEET, MATRIX = "worst.jpg", "confusion.png"
+WORDS = {
+    "top1": "top-1", "top5": "top-5", "calibration_error": "calibration error", "class_accuracy": "class accuracy",
+    "accuracy": "accuracy", "map": "mAP", "ap50": "AP50", "ap75": "AP75", "voc_ap50": "AP50 as Pascal VOC counts",
+    "ap50_of": "AP50",
+}  # fmt: skip
 
 
 @click.command("eval")
@@ -50,16 +55,19 @@ def command(
     tile: str | None, header: Path | None, protocol: tuple[str, ...], mapping: str | None, flip: bool, scales: str,
     worst: int | None, out: Path | None, force: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Measure a model on a set: mean IoU, accuracies and the IoU of every class, at the masks' own size.
+    """Measure a model on a set, by its task: mean IoU, accuracies and the IoU of every class, at the masks' own size; top-1,
+    top-5 and calibration; average precision of boxes as COCO and Pascal VOC count it.
 
-    KIND is folder, camvid, cityscapes or voc. Void is left out of the truth. With --out also a picture of the confusion matrix.
-    --flip and --scales need the classes' scores: engine torch, or a file of espy export --scores.
+    KIND is folder, camvid, cityscapes or voc for masks, imagefolder for classes, voc, coco or yolo for boxes. Void is left out of
+    the truth. With --out also a picture of the confusion matrix. --flip and --scales need the classes' scores: engine torch, or a
+    file of espy export --scores.
 
     Example: espy eval street cityscapes:cityscapes/ --protocol cityscapes
     """
     from espy.data.kinds import open_set
-    from espy.evaluation import check_protocol, evaluate, number
+    from espy.evaluation import Evaluation, check_protocol, evaluate, number
     from espy.output import refuse_existing
+    from espy.run.predictor import load
 
     if worst and out is None:
         raise click.UsageError("--worst writes a picture: name its folder with --out")
@@ -68,18 +76,28 @@ def command(
     loading: dict[str, Any] = {"engine": engine, "threads": threads, "precision": precision, "header": header}
     loading |= {"size": text.parse_size(size), "tile": text.parse_tile(tile)}
     factors = _parse_scales(scales)
-    opened = open_set(data, split, "segment")
-    for name in protocol:
-        check_protocol(name, opened.labels)
-    if opened.findings:
-        text.say(f"{len(opened.findings)} findings, what they name is left out: see espy check {data}")
-    with text.bar(len(opened)) as advance:
-        found = evaluate(
-            model, opened, split=split, mapping=mapping, flip=flip, scales=factors, worst=worst or 0, advance=advance,
-            **loading,
-        )  # fmt: skip
+    with load(model, **loading) as loaded:
+        if loaded.task != "segment" and (protocol or mapping or flip or factors != (1.0,) or worst):
+            given = "--protocol, --mapping, --flip, --scales and --worst are for segmentation"
+            raise click.UsageError(f"{given}, this model's task is {loaded.task}: leave them out")
+        opened = open_set(data, split, loaded.task)
+        for name in protocol:
+            check_protocol(name, opened.labels)
+        if opened.findings:
+            text.say(f"{len(opened.findings)} findings, what they name is left out: see espy check {data}")
+        with text.bar(len(opened)) as advance:
+            found = evaluate(
+                loaded,
+                opened,
+                split=split,
+                mapping=mapping,
+                flip=flip,
+                scales=factors,
+                worst=worst or 0,
+                advance=advance,
+            )
     readings = {name: found.reading(name) for name in protocol}
-    if found.unknown:
+    if isinstance(found, Evaluation) and found.unknown:
         text.say(one_line(f"no label of the model means {', '.join(found.unknown)}: IoU 0 where the set has them"))
     files = _write(found, opened, out, force) if out else {}
     if as_json:
@@ -88,10 +106,13 @@ def command(
         printed |= {"readings": others} if others else {}
         printed |= {"output": files} if files else {}
         print(json.dumps(printed, ensure_ascii=False))
-    else:
+        return
+    if isinstance(found, Evaluation):
         _print(found, readings)
-        for file in files.values():
-            print(f"written: {file}")
+    else:
+        _print_figures(found)
+    for file in files.values():
+        print(f"written: {file}")
 
 
 def _parse_scales(given: str) -> tuple[float, ...]:
@@ -101,10 +122,19 @@ def _parse_scales(given: str) -> tuple[float, ...]:
         raise click.BadParameter(f"--scales are numbers such as 0.75,1,1.25, not {given!r}") from None
 
 
-def _write(found: Evaluation, data: Dataset, out: Path, force: bool) -> dict[str, str]:
+def _write(found: Any, data: Dataset, out: Path, force: bool) -> dict[str, str]:
+    import numpy as np
+
+    from espy.evaluation import BoxEvaluation, ClassEvaluation
     from espy.measure.sheet import Row, contact_sheet, matrix_picture
     from espy.picture.write import write_picture
 
+    if isinstance(found, BoxEvaluation):
+        text.say("boxes have no confusion matrix: nothing is written")
+        return {}
+    if isinstance(found, ClassEvaluation):
+        write_picture(out / MATRIX, matrix_picture(np.pad(found.scores.matrix, (0, 1)), found.labels), force=force)
+        return {"confusion": shown(out / MATRIX)}
     files = {"confusion": shown(out / MATRIX)}
     write_picture(out / MATRIX, matrix_picture(found.matrix, found.labels), force=force)
     if found.worst:
@@ -139,6 +169,27 @@ def _print(found: Evaluation, readings: dict[str, Reading]) -> None:
     )
     for name, reading in readings.items():
         print(f"{name}: mIoU {_percent(reading.miou)}: {reading.why}")
+
+
+def _print_figures(found: Measured) -> None:
+    """The figures of a classifier or a detector, and those of each class."""
+    from rich.table import Table
+
+    figures = found.figures()
+    for name, values in figures.items():
+        if isinstance(values, dict):
+            table = Table(box=None, pad_edge=False, header_style="bold")
+            table.add_column("class", overflow="fold")
+            table.add_column(WORDS[name], justify="right")
+            for label, value in values.items():
+                table.add_row(one_line(label), _percent(math.nan if value is None else value))
+            text.print_table(table)
+    said = ", ".join(
+        f"{WORDS[name]} {_percent(math.nan if value is None else value)}"
+        for name, value in figures.items() if not isinstance(value, dict)
+    )  # fmt: skip
+    seen = found.protocol["size"] if found.protocol["size"] == "native" else text.describe_size(found.protocol["size"])
+    print(f"\n{said}\n{found.protocol['images']} pictures of {found.protocol['split']}, seen at {seen}")
 
 
 def _seen(protocol: Mapping[str, Any]) -> str:

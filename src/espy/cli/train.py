@@ -72,8 +72,7 @@ def _train(recipe: Path, overrides: tuple[str, ...], out: Path | None, resume: b
     with _watching() as watch:
         run = train(followed, folder=folder, resume=resume, watch=watch)
     if run.metrics:
-        measured = [line["miou"] for line in run.metrics if line.get("miou") is not None]
-        best = f"mIoU {100 * max(measured):.2f} % at best, " if measured else ""
+        best = f"{run.metric} {100 * run.score:.2f} % at best, " if run.score is not None else ""
         print(f"{best}{shown(run.best)}")
         print(f"deploy it: espy export {shown(run.best)} --to onnx -o MODEL.onnx")
     return 0
@@ -138,8 +137,8 @@ class _Lines(Watch):
 
 def figures(at: Progress) -> str:
     """Loss, mIoU and speed in words."""
-    miou = "" if at.miou is None else f", mIoU {100 * at.miou:.2f} %"
-    return f"loss {at.loss:.4f}{miou}, {at.images_s:.1f} images/s"
+    score = "" if at.score is None else f", {at.metric} {100 * at.score:.2f} %"
+    return f"loss {at.loss:.4f}{score}, {at.images_s:.1f} images/s"
 
 
 def duration(seconds: float) -> str:

@@ -30,7 +30,7 @@ from torch.profiler import record_function
 from espy import spec as specs
 from espy.data.loader import Batch, Order, Samples, batches, lost_worker, steps_in_epoch
 from espy.errors import ModelError, TrainingError
-from espy.evaluation import Evaluation, evaluate, number
+from espy.evaluation import METRICS, Measured, evaluate, number
 from espy.header import Card, Header, Metric, Preprocess, write_safetensors
 from espy.learn import checkpoint
 from espy.learn.average import Average
@@ -43,33 +43,36 @@ from espy.learn.sets import Sets, open_sets
 from espy.learn.start import start
 from espy.learn.watch import Progress, Watch
 from espy.measure.mapping import read_mapping
-from espy.measure.sheet import Row, contact_sheet
+from espy.measure.sheet import Row, contact_sheet, side_by_side
 from espy.nn.build import build, weights_of
 from espy.nn.deployed import deploy
 from espy.nn.learner import Learner
 from espy.picture.read import MAX_PIXELS
 from espy.run.engines.torch import Torch
 from espy.run.predictor import Model
+from espy.run.result import Segmentation
 
 STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its folder, the lines of metrics.jsonl, and the best weights' file."""
+    """A finished run: its folder, the lines of metrics.jsonl, the best weights' file, and their `metric`, None without one."""
 
     folder: Path
     metrics: list[dict[str, Any]]
     best: Path
+    metric: str
+    score: float | None
 
 
 @dataclass
 class State:
-    """What a checkpoint holds beside tensors: steps done, the best mIoU so far, the loss summed over this epoch's steps."""
+    """What a checkpoint holds beside tensors: steps done, the best figure so far, the loss summed over this epoch's steps."""
 
     step: int = 0
     best: float | None = None
-    miou: float | None = None
+    score: float | None = None
     loss_sum: float = 0.0
     scaler: dict[str, Any] = field(default_factory=dict)
 
@@ -110,7 +113,7 @@ def train(
         if kept is not None:
             kept.close()
     lines = kept.lines() if kept else []
-    return Run(Path(folder), lines, Path(folder) / "best.safetensors")
+    return Run(Path(folder), lines, Path(folder) / "best.safetensors", METRICS[loop.task], loop.state.best)
 
 
 def resolve(recipe: Recipe, sets: Sets) -> Recipe:
@@ -172,10 +175,12 @@ def objective_of(task: str, loss: Loss, device: torch.device) -> Pixels | Pictur
     )
 
 
-def figure(value: float) -> float | None:
-    """A figure as metrics.jsonl has it, None where there is none."""
-    known = number(value)
-    return None if known is None else round(known, 6)
+def rounded(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures as metrics.jsonl has them."""
+    return {
+        name: rounded(value) if isinstance(value, Mapping) else None if value is None else round(value, 6)
+        for name, value in figures.items()
+    }
 
 
 class Loop:
@@ -364,11 +369,10 @@ class Loop:
         last, found = epoch == self.recipe.train.epochs, None
         if self.kept is not None and self.sets.validate is not None and (epoch % validate.every == 0 or last):
             found = self.validate()
-            line |= {name: figure(getattr(found, name)) for name in ("miou", "pixel_accuracy", "class_accuracy")}
-            line["iou"] = {name: figure(value) for name, value in found.iou.items()}
-            state.miou = number(found.miou)
-            if state.best is None or (state.miou is not None and state.miou > state.best):
-                state.best = state.miou
+            line |= rounded(found.figures())
+            state.score = number(found.figure)
+            if state.best is None or (state.score is not None and state.score > state.best):
+                state.best = state.score
                 self._write_weights(self.kept.best, epoch, found)
             if validate.pictures:
                 self._draw(epoch)
@@ -385,31 +389,39 @@ class Loop:
         self.deployed.network.load_state_dict(self.average.network.state_dict())
         yield Model(Path("run"), self.header, Torch.around(self.deployed), None, None, MAX_PIXELS)
 
-    def validate(self) -> Evaluation:
+    def validate(self) -> Measured:
         """What `espy eval` says of the averaged weights."""
         assert self.sets.validate is not None
         with self._model() as model:
-            return evaluate(model, self.sets.validate, split=None)
+            found: Measured = evaluate(model, self.sets.validate, split=None)
+            return found
 
     def _draw(self, epoch: int) -> None:
-        data, rows = self.sets.validate, []
+        data = self.sets.validate
         assert data is not None
         assert self.kept is not None
+        count = min(len(data), self.recipe.validate.pictures)
+        rows, drawn = [], []
         with self._model() as model:
-            for index in (
-                np.linspace(0, len(data) - 1, min(len(data), self.recipe.validate.pictures)).round().astype(int)
-            ):
-                image, mask = data.read(int(index))
-                rows.append(Row(data.items[index].picture.name, image, mask, model(image).mask))
-        self.kept.picture(f"epoch-{epoch:04d}", contact_sheet(rows, self.sets.labels), self.state.step)
+            for index in np.linspace(0, len(data) - 1, count).round().astype(int):
+                image, truth = data.read(int(index))
+                result = model(image)
+                if isinstance(result, Segmentation):
+                    rows.append(Row(data.items[index].picture.name, image, truth, result.mask))
+                else:
+                    drawn.append(result.drawn())
+        sheet = contact_sheet(rows, self.sets.labels) if rows else side_by_side(drawn)
+        self.kept.picture(f"epoch-{epoch:04d}", sheet, self.state.step)
 
-    def _write_weights(self, path: Path, epoch: int, found: Evaluation | None) -> None:
+    def _write_weights(self, path: Path, epoch: int, found: Measured | None) -> None:
         metrics: tuple[Metric, ...] = ()
-        if found is not None and not math.isnan(found.miou):
+        if found is not None and not math.isnan(found.figure):
             held = f"held out of {self.recipe.data.train}" if self.recipe.data.hold_out else self.recipe.data.validate
             h, w = self.recipe.data.size
             metrics = (
-                Metric("mIoU", round(100 * found.miou, 2), held, f"epoch {epoch}, height {h}, width {w}, one scale"),
+                Metric(
+                    found.metric, round(100 * found.figure, 2), held, f"epoch {epoch}, height {h}, width {w}, one scale"
+                ),
             )
         arrays = self._finite(weights_of(self.average.network))
         write_safetensors(path, header_of(self.recipe, self.sets.labels, metrics), arrays, force=True)
@@ -419,7 +431,7 @@ class Loop:
         self.watch.progress(
             Progress(
                 epoch + (place > 0), self.recipe.train.epochs, state.step, self.steps, state.loss_sum / (place or self.per_epoch),
-                state.miou, self.recipe.train.batch / per_step, per_step * (self.steps - state.step),
+                METRICS[self.task], state.score, self.recipe.train.batch / per_step, per_step * (self.steps - state.step),
             )
         )  # fmt: skip
 

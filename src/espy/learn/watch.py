@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is. `loss`: mean over the epoch so far; `miou`: of the last validation, None before one."""
+    """Where a run is. `loss`: mean over the epoch so far; `score`: the `metric` of the last validation, None before one."""
 
     epoch: int
     epochs: int
     step: int
     steps: int
     loss: float
-    miou: float | None
+    metric: str
+    score: float | None
     images_s: float
     eta_s: float
 

@@ -67,6 +67,18 @@ def _strip(row: Row, labels: Sequence[Label]) -> Image.Image:
     return strip
 
 
+def side_by_side(images: Sequence[Image.Image], columns: int = 2) -> Image.Image:
+    """Pictures in rows, each as wide as a column of a contact sheet."""
+    shrunk = [image.resize((CELL_PX, max(1, round(CELL_PX * image.height / image.width)))) for image in images]
+    rows = [shrunk[k : k + columns] for k in range(0, len(shrunk), columns)]
+    heights = [max(image.height for image in row) for row in rows]
+    out = Image.new("RGB", (columns * CELL_PX, sum(heights)), (255, 255, 255))
+    for place, row in enumerate(rows):
+        for column, image in enumerate(row):
+            out.paste(image, (column * CELL_PX, sum(heights[:place])))
+    return out
+
+
 def matrix_picture(matrix: np.ndarray, labels: Sequence[Label]) -> Image.Image:
     """The matrix [K + 1, K + 1] (row = truth, column = prediction, void last): each row's shares, darker is more, in percent."""
     whole = matrix.sum(1, keepdims=True)

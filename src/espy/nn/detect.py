@@ -45,6 +45,9 @@ class Detector(nn.Module):
         self.mix3 = Pyramid(c4 + c3, c3, c3 // 5, scales=SCALES, **style)
         self.heads = nn.ModuleList(Head(c, classes) for c in (c3, c4, c5, c6, c7, c8))
         he_fan_out(self)
+        for head in self.heads.modules():
+            if isinstance(head, nn.Conv2d):
+                nn.init.xavier_uniform_(head.weight)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         _, _, f3, f4, f5 = self.encoder(x)  # 1/8, 1/16, 1/32
