@@ -82,3 +82,41 @@ def clear_shapes(root, pairs=8, height=64, width=96, seed=0, split=""):
         save(Path(root, "masks", split, f"p{k}.png"), truth)
     Path(root, "classes.txt").write_text("grey\ndisc\nbox\nbar\n")
     return root
+
+
+def coloured_folders(root, pictures=4, height=48, width=48):
+    """A set of kind `imagefolder` of four classes that are told by shape and colour; val holds other pictures of them."""
+    y, x = np.mgrid[:height, :width]
+    for kind, colour in enumerate(((220, 40, 40), (40, 200, 60), (50, 70, 230), (230, 200, 40))):
+        for k in range(pictures):
+            rng = np.random.default_rng(10 * kind + k)
+            row, column, size = rng.integers(12, height - 12), rng.integers(12, width - 12), rng.integers(6, 12)
+            far = np.hypot(y - row, x - column) if kind % 2 else np.maximum(abs(y - row), abs(x - column))
+            picture = np.where((far <= size)[..., None], colour, 120) + rng.integers(-20, 21, (height, width, 3))
+            for split in ("train", "val"):
+                save(Path(root, split, f"kind {kind}", f"{k}.png"), picture.clip(0, 255).astype(np.uint8))
+    return root
+
+
+def boxed_shapes(root, pictures=6, side=96, kinds=("disc", "box")):
+    """A set of kind `yolo`: one or two things of clear colours on grey a picture; val holds the same."""
+    y, x = np.mgrid[:side, :side]
+    for k in range(pictures):
+        rng = np.random.default_rng(k)
+        picture = np.full((side, side, 3), 120) + rng.integers(-15, 16, (side, side, 3))
+        lines = []
+        for place in range(1 + k % 2):
+            kind = (k + place) % 2
+            radius = rng.integers(10, 18)
+            row, column = rng.integers(20, side - 20), (24, 70)[place] + rng.integers(-4, 5)
+            far = np.maximum(abs(y - row), abs(x - column)) if kind else np.hypot(y - row, x - column)
+            picture[far <= radius] = ((220, 40, 40), (40, 60, 220))[kind]
+            width = (2 * radius + 1) / side
+            lines.append(f"{kind} {(column + 0.5) / side} {(row + 0.5) / side} {width} {width}\n")
+        for split in ("train", "val"):
+            save(Path(root, "images", split, f"p{k}.png"), picture.clip(0, 255).astype(np.uint8))
+            labels = Path(root, "labels", split, f"p{k}.txt")
+            labels.parent.mkdir(parents=True, exist_ok=True)
+            labels.write_text("".join(lines))
+    Path(root, "classes.txt").write_text("".join(f"{kind}\n" for kind in kinds))
+    return root
