@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from espy.cli import text
 from espy.data.kinds import open_set
 from espy.header import Preprocess, read_onnx_header, to_json
 from espy.labels import CITYSCAPES, CITYSCAPES_IDS, Label
+from espy.measure import detect
 from espy.measure.mapping import read_mapping
 from samples import SHARED, WEIGHTS, calibrated, needs, one_line, save_model, scene
 from trees import folder, save
@@ -428,3 +431,98 @@ def test_the_guides_mapping_is_the_files_form(tmp_path):
     (block,) = blocks("docs/evaluate.md", "toml")
     (tmp_path / "m.toml").write_text(block)
     assert read_mapping(tmp_path / "m.toml")["wall"] == "building"
+
+
+# The other tasks
+
+
+@pytest.fixture
+def of_task(tmp_path, tiny_classifier_onnx, tiny_detector_onnx):
+    """task → (model, KIND:PATH) of a set whose classes are the model's."""
+    for kind in range(7):
+        for k in range(2):
+            for split in ("train", "val"):
+                save(tmp_path / "photos" / split / f"class {kind}" / f"{k}.png", scene(80, 100, seed=kind + 10 * k))
+    for k in range(3):
+        for split in ("train", "val"):
+            save(tmp_path / "things" / "images" / split / f"{k}.png", scene(96, 96, seed=k))
+            labels = tmp_path / "things" / "labels" / split / f"{k}.txt"
+            labels.parent.mkdir(parents=True, exist_ok=True)
+            labels.write_text(f"{k} 0.5 0.5 0.4 0.4\n1 0.2 0.2 0.3 0.2\n")
+    (tmp_path / "things" / "classes.txt").write_text("class 0\nclass 1\nclass 2\n")
+    return {
+        "classify": (tiny_classifier_onnx, f"imagefolder:{tmp_path / 'photos'}"),
+        "detect": (tiny_detector_onnx, f"yolo:{tmp_path / 'things'}"),
+    }
+
+
+@pytest.mark.parametrize("task", ["classify", "detect"])
+def test_the_other_tasks_json_is_as_the_schema_says_and_python_measures_the_same(espy, of_task, task):
+    model, data = of_task[task]
+    done = espy("eval", model, data, "--json")
+    assert done.code == 0, done
+    printed, rule = json.loads(done.out), schema("eval.json")
+    assert faults(printed, rule, rule) == []
+    found = package.evaluate(model, data)
+    assert {**found.to_dict(), "espy": 1, "command": "eval"} == printed
+    assert 0 <= found.figure <= 1
+
+
+def test_a_classifiers_figures_are_those_counted_by_hand(espy, of_task):
+    model, data = of_task["classify"]
+    root = Path(data.partition(":")[2])
+    right = Counter()
+    with package.load(model) as loaded:
+        for picture in sorted((root / "val").rglob("*.png")):
+            right[picture.parent.name] += loaded(picture).top(1)[0][0] == picture.parent.name
+    found = package.evaluate(model, data)
+    assert found.figure == sum(right.values()) / 14
+    assert found.accuracy == {name: right[name] / 2 for name in (f"class {k}" for k in range(7))}
+    done = espy("eval", model, data)
+    assert f"top-1 {100 * found.figure:.2f} %" in done.out
+    assert "14 pictures of val, seen at height 64, width 64" in done.out
+
+
+def test_a_detectors_figures_are_those_of_its_boxes(espy, of_task):
+    model, data = of_task["detect"]
+    seen, truth = [], []
+    with package.load(model) as loaded:
+        for k in range(3):
+            result = loaded(Path(data.partition(":")[2]) / "images" / "val" / f"{k}.png")
+            seen.append(detect.Found(result.boxes, result.scores, result.classes))
+            corners = np.array([[28.8, 28.8, 67.2, 67.2], [4.8, 9.6, 33.6, 28.8]], np.float32)
+            truth.append(detect.Truth(corners, np.array([k, 1])))
+    found = package.evaluate(model, data)
+    assert found.coco.ap50 == pytest.approx(detect.coco(seen, truth, 3).ap50, abs=1e-6)
+    assert np.allclose(found.voc, detect.voc(seen, truth, 3), atol=1e-6)
+    assert f"AP50 {100 * found.figure:.2f} %" in espy("eval", model, data).out
+
+
+def test_a_classifiers_confusion_is_drawn_and_a_detector_has_none(espy, of_task, tmp_path):
+    done = espy("eval", *of_task["classify"], "--out", tmp_path / "out")
+    assert done.code == 0
+    with Image.open(tmp_path / "out" / "confusion.png") as image:
+        assert image.width > 300
+    done = espy("eval", *of_task["detect"], "--out", tmp_path / "none")
+    assert "no confusion matrix" in done.err
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    "options", [("--flip",), ("--scales", "1,2"), ("--worst", "2", "--out", "x"), ("--mapping", "m")]
+)
+def test_what_is_for_masks_is_refused_for_other_tasks(espy, of_task, options):
+    done = espy("eval", *of_task["classify"], *options)
+    assert done.code == 2
+    assert "for segmentation, this model's task is classify" in done.err
+
+
+def test_a_set_of_other_classes_or_another_task_is_refused(espy, of_task, tmp_path):
+    photos = Path(of_task["classify"][1].partition(":")[2])
+    for split in ("train", "val"):
+        (photos / split / "class 3").rename(photos / split / "cat")
+    done = espy("eval", *of_task["classify"])
+    assert "its classes are not the model's: it does not know 'cat'" in done.err
+    done = espy("eval", of_task["detect"][0], of_task["classify"][1])
+    assert done.code == 2
+    assert "detect" in done.err
