@@ -1,5 +1,7 @@
 """Small sets made on the spot, each with its truth."""
 
+import json
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -119,4 +121,93 @@ def boxed_shapes(root, pictures=6, side=96, kinds=("disc", "box")):
             labels.parent.mkdir(parents=True, exist_ok=True)
             labels.write_text("".join(lines))
     Path(root, "classes.txt").write_text("".join(f"{kind}\n" for kind in kinds))
+    return root
+
+
+def class_folders(root, names=("bird", "cat", "dog"), splits=("train", "val"), pictures=3):
+    """A set of kind `imagefolder`; without splits its classes lie at the top. Gives the pixels by path below the root."""
+    truth = {}
+    for seed, (split, name, k) in enumerate(product(splits or ("",), names, range(pictures))):
+        path = Path(split, name, f"{k}.png")
+        truth[path.as_posix()] = scene(16, 20, seed)
+        save(root / path, truth[path.as_posix()])
+    return truth
+
+
+# Boxes: {picture's stem: [(class, x1, y1, x2, y2, crowd), ...]}, in pixels of pictures 60 wide and 40 high
+
+KINDS_OF_CELL = ("disc", "plate", "rod")
+CELLS = {
+    "a": [(0, 0, 0, 10, 20, False), (2, 30, 5, 60, 40, False)],
+    "b": [(1, 12, 8, 20, 16, True)],
+    "c": [],
+    "d": [(2, 1, 1, 59, 39, False), (0, 7, 9, 9, 11, False)],
+}
+
+
+def xml(boxes, size=(40, 60), names=KINDS_OF_CELL):
+    """Boxes as Pascal VOC writes them: the first and the last pixel, counted from 1."""
+    text = "" if size is None else "<size><width>{1}</width><height>{0}</height><depth>3</depth></size>".format(*size)
+    for index, x1, y1, x2, y2, crowd in boxes:
+        corners = f"<xmin>{x1 + 1}</xmin><ymin>{y1 + 1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax>"
+        text += (
+            f"<object><name>{names[index]}</name><difficult>{int(crowd)}</difficult><bndbox>{corners}</bndbox></object>"
+        )
+    return f"<annotation><folder>nowhere</folder><filename>other.jpg</filename>{text}</annotation>"
+
+
+def voc_cells(root, truth=CELLS, splits=None):
+    """Of kind `voc`. `splits`: {name: stems}, lists to write."""
+    for seed, (stem, boxes) in enumerate(truth.items()):
+        save(root / "JPEGImages" / f"{stem}.png", scene(40, 60, seed))
+        (root / "Annotations").mkdir(exist_ok=True)
+        (root / "Annotations" / f"{stem}.xml").write_text(xml(boxes))
+    for name, stems in (splits or {}).items():
+        (root / "ImageSets" / "Main").mkdir(parents=True, exist_ok=True)
+        (root / "ImageSets" / "Main" / f"{name}.txt").write_text("".join(f"{stem}\n" for stem in stems))
+    return root
+
+
+def coco_json(truth=CELLS, size=(40, 60), ids=(3, 7, 90)):
+    """Boxes as COCO writes them, as Python values; ids of categories have gaps and do not stand in order."""
+    images = [
+        {"id": k, "file_name": f"{stem}.png", "height": size[0], "width": size[1]} for k, stem in enumerate(truth, 11)
+    ]
+    annotations = [
+        {"id": 100 * k + n, "image_id": k, "category_id": ids[index], "bbox": [x1, y1, x2 - x1, y2 - y1],
+         "iscrowd": int(crowd), "segmentation": [[x1, y1, x2, y2, x1, y2]], "area": 1.5}
+        for k, boxes in enumerate(truth.values(), 11) for n, (index, x1, y1, x2, y2, crowd) in enumerate(boxes)
+    ]  # fmt: skip
+    categories = [
+        {"id": key, "name": name, "supercategory": "cell"} for key, name in zip(ids, KINDS_OF_CELL, strict=True)
+    ]
+    return {"info": {}, "images": images, "annotations": annotations, "categories": categories[::-1]}
+
+
+def coco_cells(root, truth=CELLS, file="annotations.json", images="images"):
+    """Of kind `coco`."""
+    for seed, stem in enumerate(truth):
+        save(root / images / f"{stem}.png", scene(40, 60, seed))
+    (root / file).parent.mkdir(parents=True, exist_ok=True)
+    (root / file).write_text(json.dumps(coco_json(truth)))
+    return root
+
+
+def shares(boxes, size=(40, 60)):
+    """Boxes as YOLO writes them, which knows no crowds."""
+    height, width = size
+    return "".join(
+        f"{index} {(x1 + x2) / 2 / width!r} {(y1 + y2) / 2 / height!r} {(x2 - x1) / width!r} {(y2 - y1) / height!r}\n"
+        for index, x1, y1, x2, y2, crowd in boxes
+    )
+
+
+def yolo_cells(root, truth=CELLS, images="images", labels="labels", names="classes.txt"):
+    """Of kind `yolo`."""
+    for seed, (stem, boxes) in enumerate(truth.items()):
+        save(root / images / f"{stem}.png", scene(40, 60, seed))
+        (root / labels).mkdir(parents=True, exist_ok=True)
+        (root / labels / f"{stem}.txt").write_text(shares(boxes))
+    if names:
+        (root / names).write_text("".join(f"{name}\n" for name in KINDS_OF_CELL))
     return root

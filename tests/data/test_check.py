@@ -19,7 +19,7 @@ from espy.data.kinds import open_set
 from espy.errors import DataError
 from espy.labels import CITYSCAPES
 from samples import SHARED, needs, noise, scene
-from trees import counts, folder, mask, save
+from trees import class_folders, coco_cells, counts, folder, mask, save, voc_cells, yolo_cells
 
 BADMASKS = SHARED / "data" / "badmasks"
 SETS = json.loads((BADMASKS / "manifest.json").read_text("utf-8"))["sets"] if BADMASKS.is_dir() else []
@@ -461,6 +461,38 @@ def test_each_pair_is_announced_once_and_so_are_files_in_none(tmp_path):
     names = []
     check(f"folder:{tmp_path}", advance=names.append)
     assert names == ["p0.jpg", "p1.jpg", "p3.jpg", "p5.jpg", "p2.jpg", "p4.png"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "make", "counted"),
+    [
+        ("folder", folder, {}), ("imagefolder", class_folders, {"pictures": [6, 6, 6]}),
+        ("voc", voc_cells, {"pictures": [2, 1, 2], "boxes": [2, 1, 2]}),
+        ("coco", coco_cells, {"pictures": [2, 1, 2], "boxes": [2, 1, 2]}),
+        ("yolo", yolo_cells, {"pictures": [2, 1, 2], "boxes": [2, 1, 2]}),
+    ],
+)  # fmt: skip
+def test_a_report_counts_what_its_task_is_about(tmp_path, kind, make, counted):
+    make(tmp_path)
+    announced = []
+    report = check(f"{kind}:{tmp_path}", advance=announced.append)
+    assert announced == [item.picture.name for item in report.data.items]
+    printed = report.to_dict()
+    assert {name: printed[name] for name in ("pictures", "boxes") if name in printed} == counted
+    assert printed["task"] == report.data.task
+    assert bool(printed["pixels"]) == (kind == "folder")
+    assert printed["pairs"] == len(report.data)
+    assert printed["findings"] == []
+
+
+def test_a_set_of_masks_and_boxes_is_checked_for_the_task_that_is_asked_for(tmp_path):
+    voc_cells(tmp_path, splits={"train": "abd"})
+    save(tmp_path / "SegmentationClass" / "a.png", np.zeros((40, 60), np.uint8))
+    (tmp_path / "ImageSets" / "Segmentation").mkdir()
+    (tmp_path / "ImageSets" / "Segmentation" / "train.txt").write_text("a\n")
+    assert check(f"voc:{tmp_path}").pixels == {0: 40 * 60}
+    assert check(f"voc:{tmp_path}", task="segment").boxes == ()
+    assert check(f"voc:{tmp_path}", task="detect", split="train").boxes == (2, 1, 2)
 
 
 def test_checking_needs_no_torch():

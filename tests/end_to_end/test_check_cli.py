@@ -13,7 +13,7 @@ import pytest
 from test_readme import blocks, faults, schema
 
 from samples import SHARED, needs, one_line
-from trees import counts, folder, mask, save
+from trees import class_folders, counts, folder, mask, save, voc_cells, yolo_cells
 
 CAMVID = SHARED / "data" / "camvid"
 
@@ -94,8 +94,52 @@ def test_json_is_one_object_as_its_schema_says(espy, photos, spoilt):
 
 
 @pytest.mark.parametrize(
+    ("make", "where", "summary", "row"),
+    [
+        (class_folders, "imagefolder:set", "18 pictures (train 9, val 9), 3 classes; height x width 16 x 20 (18): in order",
+         "1  cat           6"),
+        (yolo_cells, "yolo:set", "4 pictures (train 3, val 1), 3 classes, 5 boxes; height x width 40 x 60 (4): in order",
+         "2  rod           2      2"),
+        (voc_cells, "voc:set", "4 pictures (train 3, val 1), 3 classes, 5 boxes; height x width 40 x 60 (4): in order",
+         "1  plate         1      1"),
+    ],
+    ids=["imagefolder", "yolo", "voc"],
+)  # fmt: skip
+def test_classes_of_pictures_and_boxes_are_counted(espy, photos, tmp_path, make, where, summary, row):
+    make(tmp_path / "set")
+    outcome = espy("check", where)
+    assert outcome.code == 0, outcome
+    assert summary in outcome.out
+    assert row in outcome.out
+    printed, rule = json.loads(espy("check", where, "--json").out), schema("check.json")
+    assert faults(printed, rule, rule) == []
+
+
+def test_a_fault_of_a_box_is_printed_with_its_file_and_cure(espy, photos, tmp_path):
+    voc_cells(tmp_path / "cells")
+    path = tmp_path / "cells" / "Annotations" / "a.xml"
+    path.write_text(path.read_text().replace("<xmin>1<", "<xmin>90<"))
+    outcome = espy("check", "voc:cells", "--task", "detect")
+    assert outcome.code == 1, outcome
+    for words in ("fault", "box_inverted", "Annotations/a.xml", "exchange the two", "1 fault"):
+        assert words in outcome.out
+    printed, rule = json.loads(espy("check", "voc:cells", "--json").out), schema("check.json")
+    assert faults(printed, rule, rule) == []
+
+
+@pytest.mark.parametrize("command", [["eval", "street-small"], ["recipe", "-o", "my.toml"]], ids=lambda c: c[0])
+def test_what_needs_masks_refuses_other_sets_in_one_line(espy, photos, tmp_path, command):
+    class_folders(tmp_path / "set")
+    outcome = espy(*command, "imagefolder:set")
+    assert outcome.code == 2, outcome
+    assert outcome.err.count("\n") == 1
+    assert "for segment open one that has masks" in outcome.err
+
+
+@pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        (["folder:photos", "--task", "detect"], "boxes"), (["folder:photos", "--task", "x"], "unknown task 'x'"),
         (["photos"], "KIND:PATH"), (["foldr:photos"], "folder"), (["folder:none"], "no such folder"),
         (["camvid:photos"], "trainannot"), (["folder:photos", "--split", "vall"], "'val'"), ([], "KIND:PATH"),
     ],

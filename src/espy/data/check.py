@@ -215,7 +215,9 @@ def _of_classes(data: Dataset, looked: list[_Looked]) -> Iterator[tuple[Fault, s
         return
     seen = {index for one in looked for index in one.classes}
     where = data.names or "."
-    if looked and not seen:
+    if not looked:
+        return
+    if not seen:
         yield Fault("empty_set", "no box in any picture", "is this the layout of its kind? see docs/data.md"), where
     elif unseen := [index for index in range(len(data.labels)) if index not in seen]:
         what = f"no box of {_named(data.labels, unseen)} in any picture"

@@ -195,7 +195,7 @@ class _Part:
         made = {key: Statement(f"{file}, annotation") for key in images}
         seen: set[Hashable] = set()
         for place, one in enumerate(annotations, 1):
-            shown = one.id if _is_key(one.id) and not isinstance(one.id, str) and abs(one.id) < 2**62 else place
+            shown = one.id if _is_number(one.id) else place
             where = f"annotation {shown}"
             if _is_key(one.id) and one.id in seen:
                 rows.append((_twice("annotations of one id", repr(one.id)), file))
@@ -211,7 +211,7 @@ class _Part:
             statement = made[one.image_id]
             where = f"{file}, {where}"
             if not _is_key(one.category_id) or one.category_id not in index:
-                values = (one.category_id,) if isinstance(one.category_id, int) and _is_key(one.category_id) else ()
+                values = (one.category_id,) if _is_number(one.category_id) else ()
                 what = "a category id that is not under categories"
                 detail = f"{where}, category_id {_shown(one.category_id)}"
                 statement.problems.append(unknown(values, what, detail, "correct it, or list the category"))
@@ -245,6 +245,11 @@ class _Part:
 def _is_key(value: Any) -> bool:
     """Whether a field can be an id."""
     return isinstance(value, int | str) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    """Whether an id is a number of common size."""
+    return _is_key(value) and not isinstance(value, str) and abs(value) < 2**53
 
 
 def _twice(what: str, detail: str = "") -> Fault:

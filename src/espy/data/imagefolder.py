@@ -7,9 +7,10 @@ from pathlib import Path
 
 from espy.data.boxes import labels_of
 from espy.data.findings import Fault, gather
-from espy.data.sets import Classified, Dataset, choose, missing, relative, seeded_split, subfolders, walk
+from espy.data.sets import Classified, Dataset, Lone, choose, missing, relative, seeded_split, subfolders, walk
 from espy.picture.read import ENDINGS
 
+LOOSE = Fault("class_missing", "lies in no folder of a class", "move it into the folder of its class, or take it away")
 SPLITS = ("train", "val", "valid", "validation", "test")
 
 
@@ -19,8 +20,9 @@ def open_imagefolder(root: Path, split: str | None = None) -> Dataset:
     The classes are those of all splits together. A class that is not trained on is a fault: mostly its folder is called
     another way in train/. Raises DataError where the folder is not laid out so.
     """
-    inside = subfolders(root)
-    splits = [name for name in SPLITS if name in inside] if "train" in inside and subfolders(root / "train") else []
+    splits = [name for name in SPLITS if (root / name).is_dir()]
+    if not any(subfolders(root / name) for name in splits):
+        splits = []  # such as vehicles: bus, car, train
     parts: dict[str | None, Path] = {name: root / name for name in splits} or {None: root}
     found = {(name, kind): _pictures(part / kind) for name, part in parts.items() for kind in subfolders(part)}
     if not any(found.values()):
@@ -28,19 +30,22 @@ def open_imagefolder(root: Path, split: str | None = None) -> Dataset:
     names = sorted({kind for _, kind in found})
     rows: list[tuple[Fault, str]] = []
     items: list[Classified] = []
+    lone: list[Lone] = []
     chosen: Iterable[str | None] = choose(split, splits, root) if splits else [None]
     for name in chosen:
         part = parts[name]
-        rows += [(_loose(), relative(path, root)) for path in _pictures(part, within=False)]
-        rows += _absent(name, part, names, found, root)
+        loose = _pictures(part, within=False)
+        rows += [(LOOSE, relative(path, root)) for path in loose]
+        lone += [Lone(path) for path in loose]
+        rows += _absent(name, parts, names, found, root)
         for index, kind in enumerate(names):
             pictures = found.get((name, kind), [])
             stems = {relative(path, root): path for path in pictures}
             held = seeded_split(stems) if name is None else dict.fromkeys(stems, name)
             items += [Classified(path, held[stem], index) for stem, path in stems.items()]
     data = Dataset(
-        "imagefolder", root, labels_of(names), tuple(items), gather(rows), seeded=not splits, task="classify"
-    )
+        "imagefolder", root, labels_of(names), tuple(items), gather(rows), tuple(lone), seeded=not splits, task="classify"
+    )  # fmt: skip
     if split is not None and not splits:
         choose(split, ["train", "val"], root)
         return data.only(split)
@@ -52,21 +57,19 @@ def _pictures(folder: Path, within: bool = True) -> list[Path]:
     return [path for path in walk(folder, within) if path.suffix.lower() in ENDINGS]
 
 
-def _loose() -> Fault:
-    return Fault(
-        "class_missing", "lies in no folder of a class", "move it into the folder of its class, or take it away"
-    )
-
-
 def _absent(
-    split: str | None, part: Path, names: list[str], found: dict[tuple[str | None, str], list[Path]], root: Path
+    split: str | None,
+    parts: dict[str | None, Path],
+    names: list[str],
+    found: dict[tuple[str | None, str], list[Path]],
+    root: Path,
 ) -> list[tuple[Fault, str]]:
     """The (fault, file) rows of classes that a split does not have."""
     rows = []
     for kind in names:
-        folder = relative(part / kind, root)
+        folder = relative(parts[split] / kind, root)
         if found.get((split, kind)):
-            if split not in (None, "train") and not found.get(("train", kind)):
+            if "train" in parts and split != "train" and not found.get(("train", kind)):
                 what = "a class that train/ has no picture of, so that it is never learnt"
                 cure = "call its folder as in train/, or add pictures there"
                 rows.append((Fault("class_not_trained", what, cure), folder))

@@ -188,10 +188,11 @@ def yaml_names(text: str, path: Path) -> list[str] | None:
     found = (
         _flow(" ".join([beside, *(re.sub(r"\s#[^'\"]*$", "", line) for line in below)])) if beside else _block(below)
     )
-    places = [place for place, _ in found]
-    if places == list(map(str, range(len(places)))):
-        found = [(None, name) for _, name in found]
-    if not found or any(place is not None or not name for place, name in found):
+    places = [int(place) for place, _ in found if place is not None]
+    numbered = len(places) == len(found) and sorted(places) == list(range(len(places)))
+    if numbered:
+        found.sort(key=lambda one: int(one[0] or 0))
+    if not found or (places and not numbered) or not all(name for _, name in found):
         raise DataError(f"{path}: its names cannot be read: write them into {NAMES}, one a line")
     return [name for _, name in found]
 
