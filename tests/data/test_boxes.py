@@ -498,7 +498,7 @@ def test_a_name_that_classes_txt_lacks_is_named(tmp_path):
     (tmp_path / "classes.txt").write_text("disc\nplate\n")
     report = check(f"voc:{tmp_path}")
     assert found(report) == {("fault", "class_unknown", f"Annotations/{stem}.xml") for stem in "ad"}
-    assert "classes.txt does not have: 'rod'" in report.findings[0].message
+    assert "none of the classes: 'rod'" in report.findings[0].message
 
 
 def test_a_bomb_of_entities_is_refused_before_it_grows(tmp_path):
@@ -602,11 +602,9 @@ def repeat(key):
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (repeat("images"), {("fault", "id_twice")}),
-        (repeat("annotations"), {("fault", "id_twice")}),
+        (repeat("annotations"), {("warning", "id_twice")}),
         (repeat("categories"), {("fault", "id_twice")}),
         (lambda c: c["categories"][0].update(name="disc"), {("fault", "class_name_twice")}),
-        (lambda c: c["images"].append({**c["images"][0], "id": 5}), {("fault", "stem_twice")}),
         (lambda c: c["images"][0].update(id=[1]), {("fault", "annotation_invalid"), ("fault", "image_missing")}),
         (lambda c: c["images"][0].update(file_name=7), {("fault", "annotation_invalid"), ("fault", "image_missing")}),
         (lambda c: c["categories"].append({"id": {}, "name": "x"}), {("fault", "annotation_invalid")}),
@@ -639,6 +637,23 @@ def test_json_that_is_cut_off_or_none_is_named(tmp_path, content):
     report = check(f"coco:{tmp_path}")
     well_said(report)
     assert ("fault", "unreadable", "annotations.json") in found(report)
+
+
+@pytest.mark.parametrize(
+    ("change", "diagnosis"),
+    [(repeat("images"), "id_twice"), (lambda c: c["images"].append({**c["images"][0], "id": 5}), "stem_twice")],
+)
+def test_a_picture_that_cocos_list_has_twice_is_named_and_never_given(tmp_path, change, diagnosis):
+    coco_change(change)(coco_cells(tmp_path))
+    report = check(f"coco:{tmp_path}")
+    assert found(report) == {("fault", diagnosis, "images/a.png")}
+    assert "annotations.json" in report.findings[0].message
+    assert "a.png" in attempt(DataError, read_all, report.data)[1]
+
+
+def test_of_annotations_with_one_id_each_is_a_box(tmp_path):
+    coco_change(repeat("annotations"))(coco_cells(tmp_path))
+    assert len(read_all(open_set(f"coco:{tmp_path}"))["a"]) == 3
 
 
 def test_a_byte_order_mark_before_json_is_no_fault(tmp_path):

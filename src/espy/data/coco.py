@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,7 +13,7 @@ import msgspec
 
 from espy.data.boxes import Boxed, Statement, invalid, labels_of, number, side, unknown
 from espy.data.findings import Fault, gather
-from espy.data.sets import Dataset, Lone, choose, missing, names_twice, relative, seeded_split, walk
+from espy.data.sets import Dataset, choose, missing, names_twice, relative, seeded_split, walk
 from espy.picture.read import ENDINGS
 
 ANNOTATIONS = "annotations"
@@ -36,14 +36,13 @@ def open_coco(root: Path, split: str | None = None) -> Dataset:
     order = sorted(categories, key=lambda key: (isinstance(key, str), key))
     index = {key: place for place, key in enumerate(order)}
     items: list[Boxed] = []
-    lone: list[Lone] = []
     seeded = None in parts
     chosen: Iterable[str | None] = parts if seeded else choose(split, [name for name in parts if name], root)
     for name in chosen:
-        parts[name].read(name, index, root, items, lone, rows)
+        parts[name].read(name, index, root, items, rows)
     source = relative(next(iter(parts.values())).file, root)
     labels = labels_of(categories[key] for key in order)
-    data = Dataset("coco", root, labels, tuple(items), gather(rows), tuple(lone), source, seeded=seeded, task="detect")
+    data = Dataset("coco", root, labels, tuple(items), gather(rows), (), source, seeded=seeded, task="detect")
     if split is not None and seeded and items:
         choose(split, ["train", "val"], root)
         return data.only(split)
@@ -105,7 +104,7 @@ class _Part:
 
     file: Path
     folders: list[Path]
-    broken: Fault | None = field(default=None)
+    broken: Fault | None = None
 
     def categories(self, known: dict[Hashable, str], rows: list[Row], root: Path) -> None:
         """Add this file's classes to those known."""
@@ -132,7 +131,6 @@ class _Part:
         index: dict[Hashable, int],
         root: Path,
         items: list[Boxed],
-        lone: list[Lone],
         rows: list[Row],
     ) -> None:
         """Add this file's pictures with their boxes."""
@@ -145,8 +143,10 @@ class _Part:
         if folder is None:
             raise missing(root, f"no folder {relative(self.folders[0], root)}/ with the pictures of {file} in it")
         there = {path.relative_to(folder).as_posix(): path for path in walk(folder)}
-        images = self._images(content.images, file, rows)
+        images, twice = self._images(content.images, file, rows)
         statements = self._boxes(content.annotations, images, index, file, rows)
+        for key, fault in twice:
+            statements[key].problems.append(fault)
         paths: dict[Hashable, Path] = {}
         for key, image in images.items():
             name = _within(image.file_name, folder)
@@ -171,22 +171,23 @@ class _Part:
                 what, cure = f"stands not in {file}, so it is not used", "add it to the file, or take it away"
                 rows.append((Fault("annotation_missing", what, cure, warning=True), relative(path, root)))
 
-    def _images(self, images: list[_Image], file: str, rows: list[Row]) -> dict[Hashable, _Image]:
+    def _images(
+        self, images: list[_Image], file: str, rows: list[Row]
+    ) -> tuple[dict[Hashable, _Image], list[tuple[Hashable, Fault]]]:
+        """The entries by id, and the faults of those that stand there twice, whose boxes are not known to be all."""
         found: dict[Hashable, _Image] = {}
+        twice: list[tuple[Hashable, Fault]] = []
         for place, image in enumerate(images, 1):
             if not _is_key(image.id) or not isinstance(image.file_name, str) or not image.file_name:
                 rows.append((invalid("a picture without an id or a file_name", f"image {place}", "give it both"), file))
             elif image.id in found:
-                rows.append((_twice("pictures of one id", repr(image.id)), file))
+                twice.append((image.id, _twice(f"two pictures of one id in {file}", repr(image.id))))
             else:
                 found[image.id] = image
         names = Counter(image.file_name for image in found.values())
-        for name in (name for name, times in names.items() if times > 1):
-            fault = Fault(
-                "stem_twice", "names a picture more than once", "keep one entry with all its boxes", detail=name
-            )
-            rows.append((fault, file))
-        return found
+        what, cure = f"stands more than once in {file}", "keep one entry with all its boxes"
+        twice += [(key, Fault("stem_twice", what, cure)) for key, image in found.items() if names[image.file_name] > 1]
+        return found, twice
 
     def _boxes(
         self, annotations: list[_Annotation], images: dict[Hashable, _Image], index: dict[Hashable, int], file: str,
@@ -198,9 +199,9 @@ class _Part:
             shown = one.id if _is_number(one.id) else place
             where = f"annotation {shown}"
             if _is_key(one.id) and one.id in seen:
-                rows.append((_twice("annotations of one id", repr(one.id)), file))
-                continue
-            if _is_key(one.id):
+                fault = _twice("annotations of one id; each is a box", repr(one.id))
+                rows.append((replace(fault, warning=True), file))
+            elif _is_key(one.id):
                 seen.add(one.id)
             if not _is_key(one.image_id) or one.image_id not in made:
                 what, cure = "an annotation of a picture that is not under images", "list the picture, or take it out"
@@ -232,10 +233,8 @@ class _Part:
         except OSError as error:
             what = f"cannot be read: {error.strerror}"
         except msgspec.ValidationError as error:
-            what, cure = (
-                f"not laid out as COCO's instances: {error}",
-                "bring it in COCO's form: images, annotations, categories",
-            )
+            what = f"not laid out as COCO's instances: {error}"
+            cure = "bring it in COCO's form: images, annotations, categories"
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             what = f"no JSON, or cut off ({error})"
         self.broken = Fault("unreadable", what, cure)

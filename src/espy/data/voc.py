@@ -30,7 +30,7 @@ from espy.data.sets import (
     read_names,
     relative,
     seeded_split,
-)  # fmt: skip
+)
 from espy.errors import DataError
 from espy.labels import VOC, Label
 
@@ -96,8 +96,6 @@ def open_voc_boxes(root: Path, split: str | None = None) -> Dataset:
     if not (pictures.is_dir() and notes.is_dir()):
         raise missing(root, "no JPEGImages/ with Annotations/ (boxes) or SegmentationClass/ (masks) in it")
     images, files = Files.below(pictures), notes_below(notes, ".xml")
-    read_in = {stem: read_annotation(path) for stem, path in files.items()}
-    labels, index, rows = _classes(root, read_in.values())
     bare = Fault(
         "annotation_missing",
         "no annotation of this name in Annotations/",
@@ -105,6 +103,7 @@ def open_voc_boxes(root: Path, split: str | None = None) -> Dataset:
     )
     items: list[Boxed] = []
     lone: list[Lone] = []
+    rows: list[tuple[Fault, str]] = []
     lists = _box_lists(root)
     splits: dict[str | None, Iterable[str]] = {None: {**images.found, **files}}
     if lists:
@@ -112,6 +111,11 @@ def open_voc_boxes(root: Path, split: str | None = None) -> Dataset:
             "trainval" if "trainval" in lists else lists[0]
         ]
         splits = {name: _listed(root, name, rows) for name in (choose(split, lists, root) if split else default)}
+    known = (root / NAMES).is_file() or _published(root)
+    needed = {stem for stems in splits.values() for stem in stems} if known else files
+    read_in = {stem: read_annotation(path) for stem, path in files.items() if stem in needed}
+    labels, index, of_names = _classes(root, read_in.values())
+    rows += of_names
     for name, stems in splits.items():
         found = match(stems, images, files, root, bare, root / BOX_LISTS / f"{name}.txt" if name else None)
         rows += found.rows
@@ -180,7 +184,7 @@ class Annotation:
                 made.problems.append(invalid("an object without a name", f"object {one.number}"))
             elif one.name not in index:
                 cure = f"correct it, or name the class in {NAMES}"
-                made.problems.append(unknown((), f"a name that {NAMES} does not have", repr(one.name), cure))
+                made.problems.append(unknown((), "a name that is none of the classes", repr(one.name), cure))
             else:
                 made.add(one.number, one.corners, index[one.name], one.difficult)
         return made.stated(file, self.size, SHIFT)
@@ -235,14 +239,18 @@ def _classes(
         return labels_of(names), {name: index for index, name in enumerate(names)}, rows
     found = sorted({one.name for note in notes if isinstance(note, Annotation) for one in note.objects if one.name})
     published = {_plain(label.name): index for index, label in enumerate(KINDS)}
-    lists = any((root / BOX_LISTS).glob(f"{KINDS[0].name}_*.txt"))
-    if {_plain(name) for name in found} <= published.keys() and (lists or len(found) == len(KINDS)):
-        return KINDS, {name: published[_plain(name)] for name in found}, []
+    if _published(root) or {_plain(name) for name in found} == published.keys():
+        return KINDS, {name: published[_plain(name)] for name in found if _plain(name) in published}, []
     alike = names_twice([name.casefold() for name in found], "Annotations")
     cure = f"give the class one name, or name the classes in {NAMES}"
     rows = [(replace(fault, what=f"{fault.what}, written in different ways", cure=cure, warning=True), file)
             for fault, file in alike]  # fmt: skip
     return labels_of(found), {name: index for index, name in enumerate(found)}, rows
+
+
+def _published(root: Path) -> bool:
+    """Whether this is Pascal VOC itself, which has lists for each of its classes."""
+    return any((root / BOX_LISTS).glob(f"{KINDS[0].name}_*.txt"))
 
 
 def _plain(name: str) -> str:

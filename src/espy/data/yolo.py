@@ -27,7 +27,7 @@ from espy.data.sets import (
     relative,
     seeded_split,
     subfolders,
-)  # fmt: skip
+)
 from espy.errors import DataError
 
 NAMES = "classes.txt"
