@@ -26,7 +26,7 @@ from espy.header import (
     to_json,
     write_safetensors,
 )
-from espy.labels import CITYSCAPES
+from espy.labels import CITYSCAPES, plain
 from espy.spec import make
 from samples import attempt, scene
 
@@ -62,7 +62,7 @@ def test_a_header_has_the_keys_of_the_contract():
     assert data["spec"]["network"] == "espnetv2"
     assert data["labels"][0] == {"name": "road", "colour": [128, 64, 128], "ignored": False}
     assert data["labels"][19]["ignored"] is True
-    assert set(data["preprocess"]) == {"size", "order", "scale", "mean", "std", "filter", "resize", "multiple"}
+    assert set(data["preprocess"]) == {"size", "order", "scale", "mean", "std", "filter", "resize", "multiple", "crop"}
     assert data["preprocess"]["size"] == [512, 1024]
     assert data["sizes"] == {"multiple": 32}
     assert data["card"]["metrics"] == [
@@ -140,13 +140,81 @@ def test_a_part_that_does_not_fit_is_refused_with_the_reason(key, value, says):
     [
         ("size", [0, 4]), ("size", [512]), ("size", [1e3, 4]), ("size", [10**6, 10**6]), ("order", "GRB"), ("scale", "a"),
         ("std", [0, 1, 1]), ("std", [1, 1]), ("mean", [float("nan"), 0, 0]), ("scale", float("inf")), ("filter", "lanczos"),
-        ("resize", "crop"), ("multiple", 0), ("multiple", -32), ("resize", "short"),
+        ("resize", "crop"), ("multiple", 0), ("multiple", -32), ("resize", "short"), ("crop", 0.875),
     ],
 )  # fmt: skip
 def test_a_preparation_that_cannot_be_is_refused(key, value):
     data = json.loads(to_json(example()))
     data["preprocess"][key] = value
     refusal(json.dumps(data))
+
+
+# Tasks
+
+
+def classifier(**preparation):
+    """The JSON form of a classifier's header."""
+    preprocess = Preprocess((224, 224), **{"resize": "short", "crop": 0.875} | preparation)
+    header = Header.of(make("espnetv2", task="classify", classes=3), plain(3), preprocess, Card())
+    return json.loads(to_json(header))
+
+
+def detector(**changes):
+    """The JSON form of the header of a detector of two kinds."""
+    preprocess = Preprocess((300, 300), filter="plain", multiple=1)
+    header = Header.of(make("espnetv2", task="detect", classes=2), plain(2), preprocess, Card())
+    data = json.loads(to_json(header))
+    data["preprocess"] |= changes.pop("preprocess", {})
+    return data | changes
+
+
+@pytest.mark.parametrize("crop", [1.0, 0.875, 0.01])
+def test_a_classifier_may_see_the_middle_of_the_picture_alone(crop):
+    header = from_json(json.dumps(classifier(crop=crop)), "m.onnx")
+    assert (header.task, header.sizes) == ("classify", {"multiple": 32})
+    assert (header.preprocess.resize, header.preprocess.crop) == ("short", crop)
+
+
+def test_without_a_crop_in_its_header_a_model_sees_the_whole_picture_or_its_largest_middle_part():
+    data = classifier()
+    del data["preprocess"]["crop"]
+    assert from_json(json.dumps(data), "m.onnx").preprocess.crop == 1
+
+
+@pytest.mark.parametrize("crop", [0, 0.001, -0.5, 1.001, float("nan"), float("inf"), "0.875", None], ids=repr)
+def test_a_crop_is_a_share_of_the_picture(crop):
+    data = classifier()
+    data["preprocess"]["crop"] = crop
+    assert "crop" in refusal(json.dumps(data))
+
+
+@pytest.mark.parametrize("resize", ["stretch", "native"])
+def test_what_is_not_cropped_has_no_share(resize):
+    data = classifier()
+    data["preprocess"]["resize"] = resize
+    assert "crop 0.875 needs resize 'short'" in refusal(json.dumps(data))
+
+
+def test_a_detector_takes_one_square_size_and_names_its_kinds():
+    header = from_json(json.dumps(detector()), "m.onnx")
+    assert (header.task, header.sizes, header.preprocess.size) == ("detect", [(300, 300)], (300, 300))
+    assert len(header.labels) == header.spec.classes == 2  # the background is none of them
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"sizes": "any"}, "one size, square"), ({"sizes": {"multiple": 30}}, "one size, square"),
+        ({"sizes": [[300, 300], [512, 512]]}, "one size, square"), ({"sizes": [[512, 512]]}, "takes only height 512"),
+        ({"sizes": [[300, 512]], "preprocess": {"size": [300, 512]}}, "one size, square"),
+        ({"preprocess": {"resize": "native"}}, "one size, square"),
+        ({"preprocess": {"resize": "short"}}, "a detector sees the whole picture"),
+        ({"labels": [{"name": name, "colour": [0, 0, 0]} for name in ("background", "a", "b")]}, "3 labels for 2"),
+        ({"task": "classify"}, "is for 'detect'"),
+    ],
+)  # fmt: skip
+def test_a_detector_that_its_boxes_do_not_fit_is_refused(changes, says):
+    assert says in refusal(json.dumps(detector(**changes)))
 
 
 @pytest.mark.parametrize(

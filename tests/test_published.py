@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 import parity_cases
 from espy import labels
+from espy.cli import main
 from espy.errors import ModelError
-from espy.nn.build import build, weights_of
+from espy.header import read_safetensors
+from espy.nn.build import build, weights_of, with_weights
 from espy.published import layout, load_published
 from espy.spec import make
 
@@ -40,7 +42,7 @@ SAMPLES = {
     "espnetv2old_seg_s0.5_city": (make("espnetv2_first", width=0.5), (512, 1024)),
 }
 
-# every network that was published (networks 6)
+# every network for segmentation that was published (networks 6)
 PUBLISHED = [
     *(make("espnet", alpha2=2, alpha3=q) for q in (3, 5, 8)),
     make("espnet", alpha2=2, alpha3=8, classes=12, skip1="cat1"),
@@ -74,7 +76,9 @@ ENCODER = make("espnet", variant="C", alpha2=1, alpha3=1, classes=5)
 FULL = make("espnet", alpha2=1, alpha3=1, classes=5)
 SECOND = make("espnetv2", width=0.5, classes=4)
 FIRST = make("espnetv2_first", width=0.5, classes=4)
-SMALL = [ENCODER, FULL, SECOND, FIRST]
+CLASSIFIER = make("espnetv2", task="classify", width=0.5, classes=4)
+DETECTOR = make("espnetv2", task="detect", width=0.5, classes=1)
+SMALL = [ENCODER, FULL, SECOND, FIRST, CLASSIFIER, DETECTOR]
 
 
 def save(path, state, old=True):
@@ -292,11 +296,208 @@ class TestChangedTensors:
         """Names that decide which network it is are not trusted to have a shape."""
         state = checkpoint(spec)
         deciding = [
-            k for k in state if re.search(r"classifier|level2_0.act|merge_layer.3|project_l1|^conv\.conv|up_l3", k)
-        ]
+            k for k in state
+            if re.search(r"classifier|level2_0.act|merge_layer.3|project_l1|^conv\.conv|up_l3|(loc|cls)_layers.0", k)
+        ]  # fmt: skip
         assert deciding
         for key in deciding:
             refusal(tmp_path / "x.pth", state | {key: torch.tensor(1.0)})
+
+
+# Classifiers and detectors: no published file is at hand, so files of their layout are made of our own networks
+
+# our module → the authors', in the order of application (networks 6.1)
+ENCODER_NAMES = [
+    (r"^encoder\.", ""), (r"^down(\d)\.", r"level\1_0."), (r"^(level[345]\.[0-6])\.act\.", r"\1.module_act."),
+    (r"^level5\.([34])\.module_act\.", r"level5.\1.act."), (r"\.reduce\.", ".proj_1x1."),
+    (r"\.branches\.(\d)\.", r".spp_dw.\1.conv."), (r"\.fuse\.", ".br_after_cat."), (r"\.expand\.", ".conv_1x1_exp."),
+    (r"\.reinforce\.", ".inp_reinf."),
+]  # fmt: skip
+DETECTOR_NAMES = [
+    (r"(\.project|\.merge|extra\d\.\d)\.conv\.", r"\1.cbr.0."), (r"(\.project|\.merge|extra\d\.\d)\.bn\.", r"\1.cbr.1."),
+    (r"(\.project|\.merge|extra\d\.\d)\.act\.", r"\1.cbr.2."), (r"(\.join|\.end)\.bn\.", r"\1.br.0."),
+    (r"(\.join|\.end)\.act\.", r"\1.br.1."), (r"\.project\.", ".projection_layer."), (r"\.join\.", ".merge_layer.0."),
+    (r"\.merge\.", ".merge_layer.2."), (r"\.out\.", ".merge_layer.3."), (r"\.end\.", ".br."),
+    (r"^mix6\.", "base_net.bu_3x3_5x5."), (r"^mix5\.", "base_net.bu_5x5_10x10."), (r"^mix4\.", "base_net.bu_10x10_19x19."),
+    (r"^mix3\.", "base_net.bu_19x19_38x38."), (r"^extra([67])\.", r"base_net.extra_level\1.layer."),
+    (r"^extra8\.0\.", "base_net.extra_level8.1."), (r"^heads\.(\d)\.box\.", r"loc_layers.\1."),
+    (r"^heads\.(\d)\.score\.", r"cls_layers.\1."),
+]  # fmt: skip
+
+
+def renamed(name, rules):
+    for ours, theirs in rules:
+        name = re.sub(ours, theirs, name)
+    return name
+
+
+def theirs(name, task):
+    """The authors' name of our tensor."""
+    if not name.startswith("encoder."):
+        return renamed(name, DETECTOR_NAMES) if task == "detect" else name
+    return ("base_net.basenet." if task == "detect" else "") + renamed(name, ENCODER_NAMES)
+
+
+def random_network(task, width, classes):
+    """A network none of whose tensors equals another: a pair that changed places would show in what it gives."""
+    network = build("espnetv2", task=task, width=width, classes=classes, seed=0)
+    generator = torch.Generator().manual_seed(1)
+    for tensor in weights_of(network).values():
+        part = torch.rand(tensor.shape, generator=generator) - 0.5
+        with torch.no_grad():
+            tensor.add_(part * (0.2 if tensor.dim() == 1 else 0.02))
+    return network.eval()
+
+
+def published_state(network):
+    """(live, dead): the tensors by the authors' names, and those that their code creates and never uses."""
+    task, channels = network.spec.task, network.encoder.channels
+    prefix = "base_net.basenet." if task == "detect" else ""
+    live = {theirs(name, task): tensor.clone() for name, tensor in weights_of(network).items()}
+    dead = {
+        f"{prefix}level{level}_0.eesp.module_act.weight": torch.full((channels[level - 1] - channels[level - 2],), 0.25)
+        for level in (2, 3, 4, 5)
+    }
+    if task == "classify":  # as at level 4, where twice the channels are half as many
+        for name, tensor in live.items():
+            if name.startswith("level4_0.inp_reinf."):
+                wide = len(tensor) == channels[3]
+                dead[name.replace("level4", "level5")] = torch.cat([tensor, tensor]) if wide else tensor
+    return live, dead
+
+
+def counters(state):
+    """The counter of every norm."""
+    norms = [name.removesuffix(".running_var") for name in state if name.endswith(".running_var")]
+    return {f"{norm}.num_batches_tracked": torch.tensor(7) for norm in norms}
+
+
+def same(one, other):
+    """Whether two networks give the same bits for a random picture."""
+    x = torch.randn(1, 3, 96, 64, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        pairs = [one(x), other(x)]
+    found, expected = ([p] if isinstance(p, torch.Tensor) else list(p) for p in pairs)
+    assert all(torch.isfinite(t).all() for t in expected)
+    return all(torch.equal(f, e) for f, e in zip(found, expected, strict=True))
+
+
+# task, width, classes: the authors' total of parameters, live and dead (networks 5.3 and 5.4)
+TOTALS = {
+    ("classify", 0.5, 1000): 1_241_332, ("classify", 1.0, 1000): 1_670_072, ("classify", 1.25, 1000): 1_965_440,
+    ("classify", 1.5, 1000): 2_314_856, ("classify", 2.0, 1000): 3_498_136,
+    ("detect", 0.5, 20): 1_958_254, ("detect", 0.5, 80): 2_720_734,
+    ("detect", 1.0, 20): 2_475_944, ("detect", 1.25, 20): 2_823_640, ("detect", 1.5, 20): 3_227_764,
+    ("detect", 2.0, 20): 4_750_878, ("detect", 2.0, 80): 5_812_878,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("task", "width", "classes"), TOTALS)
+def test_a_classifier_or_detector_of_the_authors_layout_is_taken_over_exactly(task, width, classes, tmp_path):
+    network = random_network(task, width, classes)
+    live, dead = published_state(network)
+    state = live | dead
+    assert sum(t.numel() for name, t in state.items() if ".running_" not in name) == TOTALS[task, width, classes]
+    published = load_published(save(tmp_path / "x.pth", state | counters(state)))
+    assert published.spec == network.spec
+    assert published.report.read == len(live)
+    assert published.report.ignored.keys() == dead.keys() | counters(state).keys()
+    assert same(published.network, network)
+    assert len(published.labels) == classes
+
+
+@pytest.mark.parametrize("task", ["classify", "detect"])
+def test_each_tensor_that_is_left_out_has_its_reason(task, tmp_path):
+    live, dead = published_state(random_network(task, 0.5, 4))
+    base = {f"base_net.basenet.classifier.{part}": torch.ones(1000, 1024) for part in ("weight", "bias")}
+    state = live | dead | counters(live | dead) | (base if task == "detect" else {})
+    named = {}
+    for name, reason in load_published(save(tmp_path / "x.pth", state)).report.ignored.items():
+        named.setdefault(reason, set()).add(name)
+    activations = {name for name in dead if name.endswith("eesp.module_act.weight")}
+    expected = {
+        "a training counter": counters(state).keys(),
+        "created by the authors' code and never used": activations,
+        "created by the authors' code, which feeds no picture in at level 5": dead.keys() - activations,
+        "the base network's own classifier, which the detector does not use": base.keys() if task == "detect" else (),
+    }
+    assert named == {reason: set(names) for reason, names in expected.items() if names}
+
+
+class TestPreparation:
+    """Networks 6.4, and what the file says of itself."""
+
+    def read(self, tmp_path, name, task, classes=4):
+        return load_published(
+            save(tmp_path / name, checkpoint(make("espnetv2", task=task, width=0.5, classes=classes)))
+        )
+
+    @pytest.mark.parametrize(
+        ("name", "size"),
+        [
+            ("espnetv2_s_0.5_imagenet_224x224.pth", (224, 224)), ("espnetv2_s_0.5.pth", (224, 224)),
+            ("mine_320x256.pth", (256, 320)), ("mine_08x08.pth", (224, 224)),
+        ],
+    )  # fmt: skip
+    def test_a_classifier_sees_the_middle_of_the_picture(self, name, size, tmp_path):
+        published = self.read(tmp_path, name, "classify")
+        p = published.preprocess
+        assert (p.size, p.order, p.filter, p.resize, p.crop) == (size, "RGB", "antialias", "short", 224 / 256)
+        assert (p.scale, p.mean, p.std) == (1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        assert published.header.sizes == {"multiple": 32}
+        assert published.card.metrics == ()
+
+    @pytest.mark.parametrize(
+        ("name", "side"),
+        [
+            ("espnetv2_s_2.0_pascal_300x300.pth", 300), ("espnetv2_s_2.0_coco_512x512.pth", 512), ("mine.pth", 300),
+            ("mine_1024x512.pth", 300), ("mine_10x10.pth", 300),
+        ],
+    )  # fmt: skip
+    def test_a_detector_sees_the_whole_picture_at_its_own_square_size(self, name, side, tmp_path):
+        published = self.read(tmp_path, name, "detect")
+        p = published.preprocess
+        assert (p.size, p.order, p.filter, p.resize, p.crop) == ((side, side), "RGB", "plain", "stretch", 1)
+        for value in (0.0, 100.0, 255.0):
+            ours = [(value * p.scale - m) / s for m, s in zip(p.mean, p.std, strict=True)]
+            means, stds = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+            assert ours == pytest.approx([(value - 255 * m) / (255 * s) for m, s in zip(means, stds, strict=True)])
+        assert published.header.sizes == [(side, side)]
+        assert published.card.metrics == ()
+
+    def test_labels_are_the_kinds_without_background(self, tmp_path):
+        voc, coco = (self.read(tmp_path, "x.pth", "detect", kinds) for kinds in (20, 80))
+        assert voc.labels == labels.VOC[1:]
+        assert voc.labels[0].name == "aeroplane"
+        assert coco.labels == labels.COCO
+        assert [coco.labels[k].name for k in (0, 11, 79)] == ["person", "stop sign", "toothbrush"]
+        assert len({label.name for label in coco.labels}) == len({label.colour for label in coco.labels}) == 80
+        assert (voc.card.data, coco.card.data) == ("Pascal VOC", "COCO")
+        assert "background" not in {label.name for label in voc.labels + coco.labels}
+
+    def test_a_classifiers_labels_follow_no_other_tasks_set(self, tmp_path):
+        """20 classes are Cityscapes in segmentation, and nothing known here."""
+        published = self.read(tmp_path, "x.pth", "classify", 20)
+        assert published.labels == labels.plain(20)
+        assert published.card.data == "unknown"
+        assert self.read(tmp_path, "x.pth", "classify", 1000).card.data == "ImageNet"
+
+
+@pytest.mark.parametrize(("task", "sees"), [("classify", "87.5%"), ("detect", "height 300, width 300")])
+def test_a_classifier_or_detector_is_converted(task, sees, tmp_path, capsys):
+    network = random_network(task, 0.5, 4)
+    source = save(tmp_path / "x.pth", published_state(network)[0])
+    with pytest.raises(SystemExit) as ended:
+        main(["convert", str(source), "-o", str(tmp_path / "m.safetensors")])
+    assert ended.value.code == 0
+    assert sees in capsys.readouterr().err
+    header, arrays = read_safetensors(tmp_path / "m.safetensors")
+    assert (header.task, header.spec, len(header.labels)) == (task, network.spec, 4)
+    assert same(with_weights(header.spec, arrays), network)
+
+
+def test_a_segmentation_files_name_may_state_a_size_too_small_to_be_one(tmp_path):
+    assert load_published(save(tmp_path / "x_10x10.pth", checkpoint(SECOND))).preprocess.size == (512, 1024)
 
 
 class TestOtherNetworks:
@@ -310,19 +511,30 @@ class TestOtherNetworks:
         state = {key: t for key, t in checkpoint(SECOND).items() if not re.match(r"base_net\.level[34]", key)}
         assert "tensors missing" in refusal(tmp_path / "x.pth", state)
 
-    def test_classifier_is_refused_as_such(self, tmp_path):
-        state = {
-            key.removeprefix("base_net."): t for key, t in checkpoint(SECOND).items() if key.startswith("base_net.")
-        }
-        state |= {"level5_0.act.weight": torch.ones(256), "level5.4.conv.weight": torch.ones(1024, 64, 1, 1)}
+    def test_encoder_of_another_classifier_is_refused(self, tmp_path):
+        """DiCENet in EdgeNets: a linear `classifier` too, the levels another's."""
+        state = {"level1.0.weight": torch.ones(24, 3, 3, 3), "level5_0.act.weight": torch.ones(256)}
         state |= {"classifier.weight": torch.ones(1000, 1024), "classifier.bias": torch.ones(1000)}
-        assert "classifier" in refusal(tmp_path / "x.pth", state)
-        assert "classifier" in refusal(tmp_path / "x.pth", {f"module.{key}": t for key, t in state.items()})
+        assert "level2_0.act.weight" in refusal(tmp_path / "x.pth", state)
 
-    def test_detector_is_refused_as_such(self, tmp_path):
+    def test_detector_with_another_decoder_is_refused(self, tmp_path):
         state = {key.replace("base_net.", "base_net.basenet."): t for key, t in checkpoint(SECOND).items()}
-        state |= {f"{kind}_layers.{n}.weight": torch.ones(24, 4, 3, 3) for kind in ("loc", "cls") for n in range(6)}
-        assert "SSD" in refusal(tmp_path / "x.pth", state)
+        state |= {f"{kind}_layers.{n}.weight": torch.ones(24, 4, 1, 1) for kind in ("loc", "cls") for n in range(6)}
+        assert "ESPNetv2 SSD (s = 0.5, 3 kinds)" in refusal(tmp_path / "x.pth", state)
+
+    def test_detector_without_a_kind_beside_the_background_is_refused(self, tmp_path):
+        state = checkpoint(DETECTOR)
+        assert "classes" in refusal(tmp_path / "x.pth", state | {"cls_layers.0.weight": torch.ones(6, 64, 1, 1)})
+
+    @pytest.mark.parametrize("name", ["level5_0.inp_reinf.0.conv.weight", "base_net.basenet.classifier.weight"])
+    @pytest.mark.parametrize("spec", [SECOND, FIRST], ids=name_of)
+    def test_what_is_dead_in_one_network_is_strange_in_another(self, spec, name, tmp_path):
+        assert name in refusal(tmp_path / "x.pth", checkpoint(spec) | {name: torch.ones(3, 3, 3, 3)})
+
+    def test_what_is_dead_in_a_classifier_is_live_in_a_detector(self, tmp_path):
+        state, name = checkpoint(DETECTOR), "base_net.basenet.level5_0.inp_reinf.0.conv.weight"
+        del state[name]
+        assert name in refusal(tmp_path / "x.pth", state)
 
     def test_any_other_network_is_refused_by_its_names(self, tmp_path):
         assert "fc.weight" in refusal(tmp_path / "x.pth", {"fc.weight": torch.ones(2, 3), "fc.bias": torch.ones(2)})

@@ -38,6 +38,7 @@ class Preprocess(msgspec.Struct, frozen=True):
     """How a picture becomes what the network sees.
 
     `size` (height, width). `resize`: `stretch` to it, `short` side to it and centre crop, or `native`, the picture's own size.
+    `crop`: with `short`, the share of the largest centre crop that is seen, 0.875 where 224 pixels are cut out of 256.
     `filter`: `antialias` smooths when shrinking (Pillow's bilinear), `plain` does not (two taps at pixel centres).
     `multiple`: native sizes are rounded down to it. A value v becomes (v·scale − mean) / std, channels in `order`.
     """
@@ -50,6 +51,7 @@ class Preprocess(msgspec.Struct, frozen=True):
     filter: Literal["antialias", "plain"] = "antialias"
     resize: Literal["stretch", "short", "native"] = "stretch"
     multiple: int = 32
+    crop: float = 1.0
 
     def __post_init__(self) -> None:
         for side in self.size:
@@ -57,6 +59,10 @@ class Preprocess(msgspec.Struct, frozen=True):
                 raise ValueError(f"size must be {SMALLEST_SIDE} to {LARGEST_SIDE} pixels a side, not {side}")
         if not 1 <= self.multiple <= 1024:
             raise ValueError(f"multiple must be 1 to 1024, not {self.multiple}")
+        if not 0.01 <= self.crop <= 1:
+            raise ValueError(f"crop must be 0.01 to 1, not {self.crop}")
+        if self.crop != 1 and self.resize != "short":
+            raise ValueError(f"crop {self.crop} needs resize 'short', not {self.resize!r}")
         if not all(abs(v) < 1e6 for v in (self.scale, *self.mean)) or not all(0 < s < 1e6 for s in self.std):
             raise ValueError("scale, mean and std must be finite, std above 0")
 
@@ -94,11 +100,13 @@ class Header(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, spec: Spec, labels: tuple[Label, ...], preprocess: Preprocess, card: Card) -> Header:
         """The header of plain weights: the sizes are what the network takes."""
-        return cls(spec.task, spec, labels, preprocess, sizes_of(preprocess), card)
+        return cls(spec.task, spec, labels, preprocess, sizes_of(spec.task, preprocess), card)
 
 
-def sizes_of(preprocess: Preprocess) -> Sizes:
-    """The sizes that a model of dynamic size takes."""
+def sizes_of(task: str, preprocess: Preprocess) -> Sizes:
+    """The sizes that plain weights take: a detector's one, to which its priors belong, else all that fit the network."""
+    if task == "detect":
+        return [preprocess.size]
     return "any" if preprocess.multiple == 1 else {"multiple": preprocess.multiple}
 
 
@@ -215,8 +223,16 @@ def _check(header: Header, where: str | Path) -> None:
     if header.preprocess.resize != "native" and not size_fits(header.sizes, header.preprocess.size):
         size, sizes = header.preprocess.size, describe_sizes(header.sizes)
         raise ModelError(f"{where}: its header prepares height {size[0]}, width {size[1]}, but takes {sizes}")
-    if header.preprocess.resize == "short" and header.task == "segment":
-        raise ModelError(f"{where}: its header crops (resize 'short'), but a mask covers the whole picture")
+    if header.preprocess.resize == "short" and header.task != "classify":
+        what = "a mask covers" if header.task == "segment" else "a detector sees"
+        raise ModelError(f"{where}: its header crops (resize 'short'), but {what} the whole picture")
+    if header.task == "detect":
+        height, width = header.preprocess.size
+        if height != width or header.sizes != [(height, width)] or header.preprocess.resize == "native":
+            raise ModelError(
+                f"{where}: its header takes {describe_sizes(header.sizes)} (size {height}x{width}, resize "
+                f"{header.preprocess.resize!r}), but a detector takes one size, square: its boxes start from it"
+            )
 
 
 # .safetensors

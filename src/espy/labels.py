@@ -1,6 +1,7 @@
 """Label sets: names, colours and ids on disk of the data sets that the networks were published for.
 
-Sources: cityscapesScripts' label table, CamVid as the ESPNet authors used it, the Pascal VOC development kit.
+Sources: cityscapesScripts' label table, CamVid as the ESPNet authors used it, the Pascal VOC development kit, COCO's
+list of categories.
 """
 
 from __future__ import annotations
@@ -80,6 +81,19 @@ _VOC_NAMES = (
     "dog", "horse", "motorbike", "person", "potted plant", "sheep", "sofa", "train", "tv/monitor",
 )  # fmt: skip
 VOC = tuple(Label(name, voc_colour(index)) for index, name in enumerate(_VOC_NAMES))
+
+_COCO_NAMES = (
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light", "fire hydrant",
+    "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra",
+    "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball", "kite",
+    "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle", "wine glass", "cup", "fork",
+    "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut",
+    "cake", "chair", "couch", "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse", "remote",
+    "keyboard", "cell phone", "microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors",
+    "teddy bear", "hair drier", "toothbrush",
+)  # fmt: skip
+COCO = tuple(Label(name, voc_colour(index)) for index, name in enumerate(_COCO_NAMES, 1))
+"""The 80 kinds of things that have boxes; colours as Pascal VOC's, whose first, black, is the background's."""
 
 
 def plain(classes: int) -> tuple[Label, ...]:

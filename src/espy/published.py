@@ -20,9 +20,10 @@ import numpy as np
 from espy import labels as label_sets
 from espy import spec as specs
 from espy.errors import EngineError, ModelError, SpecError
-from espy.header import Card, Header, Metric, Preprocess
+from espy.header import SMALLEST_SIDE, Card, Header, Metric, Preprocess
 from espy.labels import Label
-from espy.spec import DOWN_LIMITS, REPEATS, WIDTHS, Spec, encoder_widths, esp_split
+from espy.priors import PER_CELL
+from espy.spec import REPEATS, WIDTHS, Spec, encoder_widths, esp_split
 from espy.torchfile import read_tensors
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Published:
 
 
 def load_published(path: str | Path, flush: bool = True) -> Published:
-    """Read a published ESPNet, ESPNet-C or ESPNetv2 segmentation checkpoint.
+    """Read a published checkpoint: ESPNet, ESPNet-C, or ESPNetv2 for segmentation, classification or detection.
 
     `flush` sets weights below 1e-30 to zero; the logits stay bit-identical. Raises ModelError, one line that says what was
     found, for anything that is not exactly such a file.
@@ -108,8 +109,13 @@ def _strip(key: str, prefix: str) -> str:
 def recognise(found: dict[str, np.ndarray], path: str | Path) -> Spec:
     """The spec of the network whose tensors these are, by their names and shapes (docs/networks.md 6.2)."""
     try:
-        if "loc_layers.0.weight" in found or any(key.startswith("cls_layers.") for key in found):
-            raise ModelError(f"{path}: an SSD detector's checkpoint; segmentation checkpoints are read")
+        if any(key.startswith(("loc_layers.", "cls_layers.")) for key in found):
+            return specs.make(
+                "espnetv2",
+                task="detect",
+                width=_width(found, "base_net.basenet."),
+                classes=len(found["cls_layers.0.weight"]) // PER_CELL - 1,  # the background comes with the network
+            )
         if any(key.startswith("bu_dec_l1.") for key in found):
             return specs.make(
                 "espnetv2",
@@ -124,8 +130,9 @@ def recognise(found: dict[str, np.ndarray], path: str | Path) -> Spec:
         full = "up_l3.0.weight" in found
         if full or "level3_0.c1.conv.weight" in found:
             return _recognise_espnet(found, full)
-        if len(getattr(found.get("classifier.weight"), "shape", ())) == 2 and "level5.4.conv.weight" in found:
-            raise ModelError(f"{path}: an ESPNetv2 classifier's checkpoint; segmentation checkpoints are read")
+        linear = found.get("classifier.weight")
+        if linear is not None and linear.ndim == 2 and any(key.startswith("level5_0.") for key in found):
+            return specs.make("espnetv2", task="classify", width=_width(found, ""), classes=len(linear))
     except (KeyError, TypeError, IndexError, SpecError) as error:
         what = error.args[0] if error.args else error
         raise ModelError(
@@ -166,6 +173,10 @@ def layout(spec: Spec) -> Rows:
         return _espnet(spec)
     if isinstance(spec, specs.ESPNetv2First):
         return _espnetv2_first(spec)
+    if isinstance(spec, specs.ESPNetv2Classifier):
+        return _classifier(spec)
+    if isinstance(spec, specs.ESPNetv2Detector):
+        return _detector(spec)
     assert isinstance(spec, specs.ESPNetv2)
     return _espnetv2(spec)
 
@@ -244,27 +255,31 @@ def _eesp(theirs: str, ours: str, i: int, o: int, last_act: bool = True) -> Rows
         yield from _act(f"{theirs}.module_act", f"{ours}.act", o)
 
 
-def _encoder(theirs: str, width: float) -> Rows:
+def _encoder(theirs: str, width: float, levels: int = 4, reinforce5: bool = True) -> Rows:
     c = encoder_widths(width)
     yield from _cba(f"{theirs}level1", "encoder.level1", c[0], 3, 3, 3)
-    for level in range(2, len(DOWN_LIMITS) + 1):
+    for level in range(2, levels + 1):
         i, o = c[level - 2], c[level - 1]
         down, ours = f"{theirs}level{level}_0", f"encoder.down{level}"
         yield from _eesp(f"{down}.eesp", f"{ours}.eesp", i, o - i, last_act=False)
-        yield from _cba(f"{down}.inp_reinf.0", f"{ours}.reinforce.0", 3, 3, 3, 3)
-        yield from _conv(f"{down}.inp_reinf.1.conv", f"{ours}.reinforce.1.conv", o, 3, 1, 1)
-        yield from _bn(f"{down}.inp_reinf.1.bn", f"{ours}.reinforce.1.bn", o)
+        if level < 5 or reinforce5:
+            yield from _cba(f"{down}.inp_reinf.0", f"{ours}.reinforce.0", 3, 3, 3, 3)
+            yield from _conv(f"{down}.inp_reinf.1.conv", f"{ours}.reinforce.1.conv", o, 3, 1, 1)
+            yield from _bn(f"{down}.inp_reinf.1.bn", f"{ours}.reinforce.1.bn", o)
         yield from _act(f"{down}.act", f"{ours}.act", o)
         for k in range(REPEATS[level - 2]):
             yield from _eesp(f"{theirs}level{level}.{k}", f"encoder.level{level}.{k}", o, o)
+    if levels == 5:
+        yield from _cba(f"{theirs}level5.3", "encoder.level5.3", c[4], 1, 3, 3)
+        yield from _cba(f"{theirs}level5.4", "encoder.level5.4", c[5], c[4] // 4, 1, 1)
 
 
-def _pyramid(theirs: str, ours: str, i: int, o: int, p: int, last: bool = False) -> Rows:
+def _pyramid(theirs: str, ours: str, i: int, o: int, p: int, scales: int = 5, last: bool = False) -> Rows:
     yield from _cba(f"{theirs}.projection_layer", f"{ours}.project", p, i, 1, 1, parts=CBR)
-    for k in range(5):
+    for k in range(scales):
         yield from _conv(f"{theirs}.stages.{k}", f"{ours}.stages.{k}", p, 1, 3, 3)
-    yield from _ba(f"{theirs}.merge_layer.0", f"{ours}.join", 5 * p, ("br.0", "br.1"))
-    yield from _cba(f"{theirs}.merge_layer.2", f"{ours}.merge", p, 5, 3, 3, parts=CBR)
+    yield from _ba(f"{theirs}.merge_layer.0", f"{ours}.join", scales * p, ("br.0", "br.1"))
+    yield from _cba(f"{theirs}.merge_layer.2", f"{ours}.merge", p, scales, 3, 3, parts=CBR)
     yield from _conv(f"{theirs}.merge_layer.3", f"{ours}.out", o, p, 1, 1)
     if last:
         yield f"{theirs}.merge_layer.3.bias", f"{ours}.out.bias", (o,)
@@ -300,6 +315,47 @@ def _espnetv2_first(spec: specs.ESPNetv2First) -> Rows:
     yield from _conv("project_l1.1.conv", "classify1", c, c1 + c, 1, 1)
 
 
+def _linear(theirs: str, ours: str, *shape: int) -> Rows:
+    yield from _conv(theirs, ours, *shape)
+    yield f"{theirs}.bias", f"{ours}.bias", shape[:1]
+
+
+def _classifier(spec: specs.ESPNetv2Classifier) -> Rows:
+    yield from _encoder("", spec.width, levels=5, reinforce5=False)
+    yield from _linear("classifier", "classifier", spec.classes, encoder_widths(spec.width)[5])
+
+
+def _detector(spec: specs.ESPNetv2Detector) -> Rows:
+    _, _, c3, c4, _, c5 = encoder_widths(spec.width)  # of the maps read, F₃ to F₈
+    c6, c7, c8 = 512, 256, 128
+    yield from _encoder("base_net.basenet.", spec.width, levels=5)
+    for level, i, o in ((6, c5, c6), (7, c6, c7)):
+        yield from _cba(f"base_net.extra_level{level}.layer.0", f"extra{level}.0", i, 1, 3, 3, parts=CBR)
+        yield from _cba(f"base_net.extra_level{level}.layer.1", f"extra{level}.1", o, i, 1, 1, parts=CBR)
+    yield from _conv("base_net.extra_level8.1", "extra8.0", c8, c7, 1, 1)
+    for theirs, ours, above, o, scales in (
+        ("bu_3x3_5x5", "mix6", c7, c6, 2), ("bu_5x5_10x10", "mix5", c6, c5, 3),
+        ("bu_10x10_19x19", "mix4", c5, c4, 4), ("bu_19x19_38x38", "mix3", c4, c3, 4),
+    ):  # fmt: skip
+        yield from _pyramid(f"base_net.{theirs}", ours, above + o, o, o // 5, scales)
+    for k, i in enumerate((c3, c4, c5, c6, c7, c8)):
+        yield from _linear(f"loc_layers.{k}", f"heads.{k}.box", PER_CELL * 4, i, 1, 1)
+        yield from _linear(f"cls_layers.{k}", f"heads.{k}.score", PER_CELL * (1 + spec.classes), i, 1, 1)
+
+
+def _unused(key: str, spec: Spec) -> str | None:
+    """Why a tensor of a checkpoint is left out; None for one that has no business there."""
+    if key.endswith(".num_batches_tracked"):
+        return "a training counter"
+    if key.endswith("_0.eesp.module_act.weight"):
+        return "created by the authors' code and never used"
+    if isinstance(spec, specs.ESPNetv2Classifier) and key.startswith("level5_0.inp_reinf."):
+        return "created by the authors' code, which feeds no picture in at level 5"
+    if isinstance(spec, specs.ESPNetv2Detector) and key.startswith("base_net.basenet.classifier."):
+        return "the base network's own classifier, which the detector does not use"
+    return None
+
+
 def _match(found: dict[str, np.ndarray], spec: Spec, path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The arrays by our names, and what was left out with the reason; ModelError where the file holds more or less."""
     arrays: dict[str, np.ndarray] = {}
@@ -318,13 +374,9 @@ def _match(found: dict[str, np.ndarray], spec: Spec, path: str | Path) -> tuple[
         else:
             arrays[ours] = np.ascontiguousarray(array)
     for key in list(rest):
-        if key.endswith(".num_batches_tracked"):
-            ignored[key] = "a training counter"
-        elif key.endswith("_0.eesp.module_act.weight"):
-            ignored[key] = "created by the authors' code and never used"
-        else:
-            continue
-        del rest[key]
+        if reason := _unused(key, spec):
+            ignored[key] = reason
+            del rest[key]
     if missing or rest:
         strange = f"{len(rest)} strange ones (first: {next(iter(rest))})" if rest else "no strange ones"
         lacking = f"{len(missing)} tensors missing (first: {missing[0]})" if missing else "no tensors missing"
@@ -343,24 +395,47 @@ def describe(spec: Spec) -> str:
     if isinstance(spec, specs.ESPNet):
         name = "ESPNet" if spec.variant == "full" else f"ESPNet-{spec.variant}"
         return f"{name} (alpha2 {spec.alpha2}, alpha3 {spec.alpha3}, {spec.classes} classes)"
-    name = "ESPNetv2" if isinstance(spec, specs.ESPNetv2) else "ESPNetv2, first version"
-    return f"{name} (s = {spec.width}, {spec.classes} classes)"
+    if isinstance(spec, specs.ESPNetv2Detector):
+        return f"ESPNetv2 SSD (s = {spec.width}, {spec.classes} kinds)"
+    name = {"classify": "ESPNetv2 classifier", "segment": "ESPNetv2"}[spec.task]
+    version = ", first version" if isinstance(spec, specs.ESPNetv2First) else ""
+    return f"{name}{version} (s = {spec.width}, {spec.classes} classes)"
 
 
-DATA = {20: "Cityscapes", 12: "CamVid", 21: "Pascal VOC"}
+# (task, classes): the set that a published network of so many was trained on; ImageNet's names came with no file
+DATA = {
+    ("segment", 20): "Cityscapes", ("segment", 12): "CamVid", ("segment", 21): "Pascal VOC",
+    ("classify", 1000): "ImageNet", ("detect", 20): "Pascal VOC", ("detect", 80): "COCO",
+}  # fmt: skip
+LABELS = {
+    ("segment", 20): label_sets.CITYSCAPES, ("segment", 12): label_sets.CAMVID, ("segment", 21): label_sets.VOC,
+    ("detect", 20): label_sets.VOC[1:], ("detect", 80): label_sets.COCO,
+}  # fmt: skip
 
 
 def _labels(spec: Spec) -> tuple[Label, ...]:
-    known = {20: label_sets.CITYSCAPES, 12: label_sets.CAMVID, 21: label_sets.VOC}
-    return known.get(spec.classes) or label_sets.plain(spec.classes)
+    return LABELS.get((spec.task, spec.classes)) or label_sets.plain(spec.classes)
+
+
+def _named_size(name: str) -> tuple[int, int] | None:
+    """The (height, width) that a file's name states: `..._WIDTHxHEIGHT`."""
+    named = re.search(r"_(\d{2,4})x(\d{2,4})(?!\d)", name)
+    size = (int(named[2]), int(named[1])) if named else (0, 0)
+    return size if min(size) >= SMALLEST_SIDE else None
 
 
 def _preprocess(spec: Spec, name: str) -> Preprocess:
     """The authors' own preparation (docs/networks.md 6.4); the size by the file's name where it has one, else by family."""
-    named = re.search(r"_(\d{2,4})x(\d{2,4})(?!\d)", name)
-    size = (int(named[2]), int(named[1])) if named else {21: (384, 384), 12: (360, 480)}.get(spec.classes, (512, 1024))
+    size = _named_size(name)
+    if isinstance(spec, specs.ESPNetv2Detector):
+        side = size[0] if size and size[0] == size[1] else 300
+        return Preprocess(size=(side, side), filter="plain", multiple=1)
+    if isinstance(spec, specs.ESPNetv2Classifier):
+        size = size or (224, 224)
+        return Preprocess(size=size, resize="short", crop=0.875, multiple=_multiple(size))
+    size = size or {21: (384, 384), 12: (360, 480)}.get(spec.classes, (512, 1024))
     if isinstance(spec, specs.ESPNetv2):
-        return Preprocess(size=size, multiple=32 if size[0] % 32 == size[1] % 32 == 0 else 1)
+        return Preprocess(size=size, multiple=_multiple(size))
     camvid = spec.classes == 12
     mean = (110.3310, 108.4089, 105.0332) if camvid else (72.3923111, 82.90893555, 73.15840149)
     std = (72.1257, 72.6907, 69.9043) if camvid else (45.3192215, 46.15289307, 44.91483307)
@@ -371,6 +446,10 @@ def _preprocess(spec: Spec, name: str) -> Preprocess:
     )  # fmt: skip
 
 
+def _multiple(size: tuple[int, int]) -> int:
+    return 32 if size[0] % 32 == size[1] % 32 == 0 else 1
+
+
 REPORTED = {
     ("espnetv2", 20): ("mIoU", {0.5: 53.9, 1.0: 60.1, 1.5: 63.8, 2.0: 66.4}, "Cityscapes val, 1024x512"),
     ("espnetv2", 21): ("mIoU", {0.5: 47.18, 1.0: 60.22, 1.5: 63.67, 2.0: 67.01}, "Pascal VOC 2012 val, 384x384"),
@@ -378,12 +457,14 @@ REPORTED = {
 TERMS = {
     "Cityscapes": "Trained on Cityscapes, whose terms allow non-commercial use",
     "CamVid": "Trained on CamVid, which is provided for research",
+    "ImageNet": "Trained on ImageNet, whose terms allow non-commercial research and education",
+    "COCO": "Trained on COCO, whose pictures come from Flickr and keep its terms",
     "Pascal VOC": "Trained on Pascal VOC 2012, whose pictures come from Flickr and keep its terms",
 }
 
 
 def _card(spec: Spec, preprocess: Preprocess) -> Card:
-    data = DATA.get(spec.classes, "unknown")
+    data = DATA.get((spec.task, spec.classes), "unknown")
     metrics: list[Metric] = []
     if isinstance(spec, specs.ESPNet):
         if spec.variant == "full" and data == "Cityscapes" and spec.alpha3 == 8:

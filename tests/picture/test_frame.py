@@ -12,6 +12,7 @@ from espy.picture.frame import Frame, native_size
 from samples import noise, scene
 
 SIDES = st.integers(1, 3000)
+CROPS = st.sampled_from([1.0, 0.875, 0.5])
 NETWORK = st.tuples(st.integers(16, 1500), st.integers(16, 1500))
 
 
@@ -26,7 +27,8 @@ def frames(draw, resizes=("stretch", "short", "native"), side=SIDES):
     picture = (draw(side), draw(side))
     given = draw(st.sampled_from([None, None, (48, 80), "native"]))
     multiple = draw(st.sampled_from([1, 8, 32]))
-    return Frame.of(Preprocess(size, resize=resize, multiple=multiple), picture, given)
+    crop = draw(CROPS) if resize == "short" else 1.0
+    return Frame.of(Preprocess(size, resize=resize, multiple=multiple, crop=crop), picture, given)
 
 
 # Sizes
@@ -59,16 +61,26 @@ def test_short_keeps_the_aspect_and_crops_the_middle():
     assert tall.box == (0, 150, 200, 350)
 
 
-@given(frames(resizes=("short",)))
-def test_short_shows_the_largest_middle_part_of_the_networks_aspect(frame):
-    if frame.box == (0, 0, frame.picture[1], frame.picture[0]) and frame.network != (48, 80):
-        return  # native was asked for, or the aspect fits
+@given(SIDES, SIDES, NETWORK, CROPS)
+def test_short_shows_the_largest_middle_part_of_the_networks_aspect_or_a_share_of_it(height, width, size, crop):
+    frame = Frame.of(Preprocess(size, resize="short", crop=crop), (height, width))
     left, top, right, bottom = frame.box
-    height, width = frame.picture
-    assert right - left == pytest.approx((bottom - top) * frame.network[1] / frame.network[0])
+    assert right - left == pytest.approx((bottom - top) * size[1] / size[0])
     assert left == pytest.approx(width - right, abs=1e-6)
     assert top == pytest.approx(height - bottom, abs=1e-6)
-    assert min(abs(left), abs(top)) < 1e-6
+    assert max((right - left) / width, (bottom - top) / height) == pytest.approx(crop)
+
+
+@pytest.mark.parametrize("picture", [(512, 512), (512, 768), (768, 512), (256, 512), (1024, 1536)])
+def test_short_at_seven_eighths_is_a_resize_to_256_and_a_centre_crop_of_224(picture):
+    """As classifiers of ImageNet are fed; exact where the resized long side is a whole, even number of pixels."""
+    image = Image.fromarray(noise(*picture))
+    scale = min(picture) / 256
+    h, w = (int(side / scale) for side in picture)
+    left, top = (w - 224) // 2, (h - 224) // 2
+    expected = image.resize((w, h), Image.Resampling.BILINEAR).crop((left, top, left + 224, top + 224))
+    found = Frame.of(preprocess((224, 224), resize="short", crop=0.875), picture).to_network(image)
+    assert np.array_equal(found, np.asarray(expected))
 
 
 # Back
@@ -108,10 +120,10 @@ def test_a_mask_comes_back_as_pillows_nearest_neighbour(frame, seed):
     assert np.array_equal(back, np.asarray(expected))
 
 
-@given(st.integers(1, 150), st.integers(1, 150), st.integers(0, 99))
+@given(st.integers(1, 150), st.integers(1, 150), CROPS, st.integers(0, 99))
 @settings(max_examples=30, deadline=None)
-def test_a_cropped_mask_comes_back_under_each_pixels_centre(height, width, seed):
-    frame = Frame.of(preprocess((32, 48), resize="short"), (height, width))
+def test_a_cropped_mask_comes_back_under_each_pixels_centre(height, width, crop, seed):
+    frame = Frame.of(preprocess((32, 48), resize="short", crop=crop), (height, width))
     mask = noise(32, 48, seed=seed, channels=0)
     back = frame.mask_back(mask)
     left, top, right, bottom = frame.box

@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -11,7 +12,7 @@ import torch
 
 from espy import build, bundle, export, load, load_published
 from espy.errors import EspyError, ModelError, OutputError
-from espy.header import read_onnx_header, read_safetensors
+from espy.header import read_onnx_header, read_safetensors, write_safetensors
 from espy.nn.deployed import deploy
 from espy.run.engines.onnxruntime import OnnxRuntime
 from samples import WEIGHTS, needs, scene
@@ -141,6 +142,19 @@ def test_a_graph_of_one_size_takes_no_other(with_scores):
         load(path, size=(64, 128))
     with pytest.raises(EspyError, match="only height 64, width 96"):
         load(path, size="native")(scene(200, 100))
+
+
+def test_a_classifier_of_one_size_still_sees_the_middle_of_a_picture(tiny_classifier, tmp_path):
+    header, arrays = read_safetensors(tiny_classifier)
+    preprocess = msgspec.structs.replace(header.preprocess, crop=0.5)
+    write_safetensors(tmp_path / "m.safetensors", msgspec.structs.replace(header, preprocess=preprocess), arrays)
+    export(tmp_path / "m.safetensors", path=tmp_path / "m.onnx", size=(96, 64))
+    found = header_of(tmp_path / "m.onnx")
+    assert (found.preprocess.size, found.preprocess.resize, found.preprocess.crop) == ((96, 64), "short", 0.5)
+    picture = scene(192, 128)
+    with load(tmp_path / "m.onnx") as model, load(tmp_path / "m.safetensors", engine="torch") as reference:
+        expected = reference.engine.run(picture[None, 48:144, 32:96])["scores"][0]  # half of each side
+        assert np.allclose(model(picture).probabilities, expected, atol=1e-5)
 
 
 def test_exporting_leaves_the_network_in_the_mode_it_was_in(tmp_path, monkeypatch):

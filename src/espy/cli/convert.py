@@ -31,7 +31,11 @@ def command(published: Path, out: Path | None, force: bool) -> int:
     model = load_published(published)
     write_safetensors(target, model.header, model.arrays, force=force)
     report, prepared = model.report, model.preprocess
-    size = "the picture's own size" if prepared.resize == "native" else text.describe_size(prepared.size)
+    size = text.describe_size(prepared.size)
+    if prepared.resize == "native":
+        size = "the picture's own size"
+    elif prepared.resize == "short":
+        size += f" of the middle ({prepared.crop:.1%} of the short side)"
     text.say(f"{model.card.title}, {model.card.data}: {report.read} tensors read, {len(report.ignored)} left out, "
              f"{report.tiny} tiny weights set to zero ({report.subnormal} of them subnormal)")  # fmt: skip
     text.say(f"pictures: {prepared.order}, {size}, {prepared.filter} resize")

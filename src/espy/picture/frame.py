@@ -39,7 +39,7 @@ class Frame:
             return cls(picture, native_size(picture, preprocess.multiple), whole, preprocess.filter)
         network = size or preprocess.size
         if preprocess.resize == "short":
-            scale = min(height / network[0], width / network[1])
+            scale = preprocess.crop * min(height / network[0], width / network[1])
             h, w = network[0] * scale, network[1] * scale
             left, top = (width - w) / 2, (height - h) / 2
             return cls(picture, network, (left, top, left + w, top + h), preprocess.filter)

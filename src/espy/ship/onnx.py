@@ -141,7 +141,8 @@ def _sized(header: Header, size: tuple[int, int] | None) -> Header:
             f"height {size[0]}, width {size[1]} does not fit: sides are multiples of {multiple} "
             f"from {max(multiple, SMALLEST_SIDE)} to {LARGEST_SIDE}"
         )
-    preprocess = msgspec.structs.replace(header.preprocess, size=size, resize="stretch")
+    resize = "short" if header.preprocess.resize == "short" else "stretch"  # none has a size of its own
+    preprocess = msgspec.structs.replace(header.preprocess, size=size, resize=resize)
     return msgspec.structs.replace(header, preprocess=preprocess, sizes=[size])
 
 
