@@ -58,7 +58,7 @@ def corners(boxes: np.ndarray) -> np.ndarray:
     return np.concatenate([boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2], -1)
 
 
-def overlaps(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+def shared_areas(one: np.ndarray, two: np.ndarray) -> np.ndarray:
     """[A, B]: shared areas of boxes [A, 4] and [B, 4] (corners)."""
     sides = np.minimum(one[:, None, 2:], two[None, :, 2:]) - np.maximum(one[:, None, :2], two[None, :, :2])
     shared: np.ndarray = sides.clip(min=0).prod(2)
@@ -82,7 +82,7 @@ def match(boxes: np.ndarray, classes: np.ndarray, crowd: np.ndarray, given: np.n
     places = corners(given)
     true = boxes[~crowd]
     if len(true):
-        shared = overlaps(places, true)
+        shared = shared_areas(places, true)
         iou = shared / (areas(places)[:, None] + areas(true)[None] - shared + 1e-5)
         best, own = iou.max(1), iou.argmax(1)
         for index, prior in enumerate(iou.argmax(0)):
@@ -91,6 +91,6 @@ def match(boxes: np.ndarray, classes: np.ndarray, crowd: np.ndarray, given: np.n
         target[things, 0] = classes[~crowd][own[things]] + 1
         target[things, 1:] = encode(true[own[things]], given[things])
     if crowd.any():
-        within = (overlaps(places, boxes[crowd]) / areas(places)[:, None].clip(min=1e-12)).max(1)
+        within = (shared_areas(places, boxes[crowd]) / areas(places)[:, None].clip(min=1e-12)).max(1)
         target[(within > 0.5) & (target[:, 0] == 0), 0] = IGNORED
     return target

@@ -17,7 +17,7 @@ from PIL import Image
 from espy.data.boxes import Boxes
 from espy.data.masks import VOID
 from espy.header import LARGEST_SIDE, SMALLEST_SIDE
-from espy.priors import areas, overlaps
+from espy.priors import areas, shared_areas
 
 FILL = (124, 116, 104)  # outside the picture: ImageNet's mean colour, 0 once normalised
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
@@ -142,7 +142,7 @@ def overlapping(
     for _ in range(TRIES):
         ends = to_source @ [[0, crop[1], 0, crop[1]], [0, 0, crop[0], crop[0]], [1, 1, 1, 1]]
         window = np.concatenate([ends.min(1), ends.max(1)])[None]
-        shared = overlaps(window, true)[0]
+        shared = shared_areas(window, true)[0]
         if (shared / (areas(window) + areas(true) - shared)).max() >= least:
             break
         to_source = geometry(source, size, crop, choices, rng)

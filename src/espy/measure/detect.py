@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from espy.errors import EngineError, ModelError
+from espy.priors import areas, shared_areas
 
 VOC_OVERLAP = 0.5  # from which IoU on a detection is of an object
 
@@ -166,15 +167,10 @@ def overlaps(one: np.ndarray, other: np.ndarray, *, within: bool = False) -> np.
     >>> overlaps(a, b).round(3).tolist(), overlaps(a, b, within=True).tolist()
     ([[0.333, 0.0]], [[0.5, 0.0]])
     """
-    one, other = one.astype(np.float64)[:, None], other.astype(np.float64)[None]
-    sides = np.minimum(one[..., 2:], other[..., 2:]) - np.maximum(one[..., :2], other[..., :2])
-    both = sides.clip(0).prod(-1)
-    whole = _areas(one) + (0 if within else _areas(other) - both)
+    one, other = one.astype(np.float64), other.astype(np.float64)
+    both = shared_areas(one, other)
+    whole = areas(one)[:, None] + (0 if within else areas(other) - both)
     return np.divide(both, whole, out=np.zeros(both.shape), where=whole > 0)
-
-
-def _areas(boxes: np.ndarray) -> np.ndarray:
-    return (boxes[..., 2:] - boxes[..., :2]).prod(-1)
 
 
 def _objects(truth: Sequence[Truth]) -> list[dict[str, Any]]:
@@ -185,7 +181,7 @@ def _objects(truth: Sequence[Truth]) -> list[dict[str, Any]]:
         for kind, box, area, aside in zip(
             there.classes.tolist(),
             _xywh(there.boxes),
-            (_areas(there.boxes.astype(np.float64)) if there.area is None else there.area).tolist(),
+            (areas(there.boxes.astype(np.float64)) if there.area is None else there.area).tolist(),
             _flags(there.crowd, there) | _flags(there.difficult, there),
             strict=True,
         )

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from espy.priors import areas, shared_areas
+
 LEAST_SCORE = 0.01
 OVERLAP = 0.45  # intersection over union above which the worse of two boxes of a kind goes
 MOST = 200  # boxes a kind
@@ -45,7 +47,6 @@ def suppress(scores: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 def iou(box: np.ndarray, others: np.ndarray) -> np.ndarray:
     """[B]: intersection over union of a box [4] and others [B, 4] (corners); 0 where there is no area."""
-    sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
-    shared = sides.clip(min=0).prod(1)
-    areas = (box[2:] - box[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(1) - shared
-    return np.divide(shared, areas, out=np.zeros_like(shared), where=areas > 0)
+    shared = shared_areas(box[None], others)[0]
+    whole = areas(box[None]) + areas(others) - shared
+    return np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
