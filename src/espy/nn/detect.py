@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from espy.nn.espnetv2 import Encoder
 from espy.nn.segment import Pyramid
-from espy.nn.units import cba, conv, he_fan_out, up
+from espy.nn.units import cba, conv, up, xavier
 from espy.priors import PER_CELL
 
 SCALES = (
@@ -44,10 +44,7 @@ class Detector(nn.Module):
         self.mix4 = Pyramid(c5 + c4, c4, c4 // 5, scales=SCALES, **style)
         self.mix3 = Pyramid(c4 + c3, c3, c3 // 5, scales=SCALES, **style)
         self.heads = nn.ModuleList(Head(c, classes) for c in (c3, c4, c5, c6, c7, c8))
-        he_fan_out(self)
-        for head in self.heads.modules():
-            if isinstance(head, nn.Conv2d):
-                nn.init.xavier_uniform_(head.weight)
+        xavier(self)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         _, _, f3, f4, f5 = self.encoder(x)  # 1/8, 1/16, 1/32

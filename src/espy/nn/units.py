@@ -132,3 +132,12 @@ def he_fan_out(network: nn.Module) -> None:
             nn.init.normal_(module.weight, std=(2.0 / (module.out_channels * k * k)) ** 0.5)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+
+def xavier(network: nn.Module) -> None:
+    """The detector's initialisation: convolutions Xavier-uniform, their biases 0 (docs/networks.md part 1)."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
