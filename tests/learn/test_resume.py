@@ -31,6 +31,20 @@ KINDS = {
         "loss": {"class_weights": "frequency"},
         "validate": {"pictures": 0},
     },
+    "classes": {
+        "network": {"network": "espnetv2", "task": "classify", "width": 0.5},
+        "data": {"set": "imagefolder:{folder}/coloured", "size": [32, 32], "multiple": 32},
+        "train": {"batch": 4, "ema": 0.9, "rate": 1e-2, "epochs": 1},
+        "loss": {"mixup": 0.3, "cutmix": 0.7, "smoothing": 0.1},
+        "validate": {"pictures": 1},
+    },
+    "boxes": {
+        "network": {"network": "espnetv2", "task": "detect", "width": 0.5},
+        "data": {"set": "yolo:{folder}/things", "size": [64, 64], "multiple": 32},
+        "train": {"batch": 3, "ema": 0.9, "rate": 1e-2},
+        "augment": {"overlap": [0.1, 0.5], "sizes": [64, 96]},
+        "validate": {"pictures": 1},
+    },
 }
 
 
@@ -40,10 +54,16 @@ class Bench:
     def __init__(self, folder, forks):
         self.folder, self.forks, self.runs = folder, forks, {}
         trees.folder(folder / "photos", pairs=10, height=32, width=48)
+        trees.coloured_folders(folder / "coloured")
+        trees.boxed_shapes(folder / "things")
         self.recipes = {
-            kind: runs.recipe(folder / f"{kind}.toml", folder / "photos", **sections)
+            kind: runs.recipe(folder / f"{kind}.toml", folder / "photos", **self.placed(sections))
             for kind, sections in KINDS.items()
         }
+
+    def placed(self, sections):
+        data = sections.get("data", {})
+        return sections | ({"data": data | {"set": data["set"].format(folder=self.folder)}} if data else {})
 
     def train(self, kind, out, *choices, resume=True, **keywords):
         options = ["--resume"] if resume else []
@@ -174,6 +194,19 @@ def test_killed_at_any_moment_and_again(bench, tmp_path, times, workers):
         outcome = bench.train("dropout", tmp_path / "run", f"workers={workers}", killed_after=moment)
         assert outcome.code in (-signal.SIGKILL, 0), outcome
     bench.resumed("dropout", tmp_path / "run", f"workers={2 - workers}")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kind", ["classes", "boxes"])
+def test_the_other_tasks_are_killed_at_any_moment_too(bench, tmp_path, kind, workers):
+    """At two moments drawn, and while the last checkpoint is half written."""
+    seconds = bench.whole(kind)[1]
+    for k in range(2):
+        moment = Random(f"{SEED} {kind} {workers} {k}").uniform(0.3 * seconds, 0.9 * seconds)
+        outcome = bench.train(kind, tmp_path / "run", f"workers={workers}", killed_after=moment)
+        assert outcome.code in (-signal.SIGKILL, 0), outcome
+    bench.train(kind, tmp_path / "run", f"workers={workers}", events=[at("os.fsync", 4, do="cut")])
+    bench.resumed(kind, tmp_path / "run", f"workers={2 - workers}")
 
 
 def test_what_was_best_before_a_kill_stays_best_after_it(bench, tmp_path):
