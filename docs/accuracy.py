@@ -28,6 +28,7 @@ DOCUMENT = ROOT / "docs" / "accuracy.md"
 SHARED = Path(os.environ.get("ESPY_SHARED") or ROOT.parent / "shared")
 TOLERANCE = 0.1  # percentage points between what is measured and what was stated before
 READING = "void-counted"
+FIGURES = {"miou": "mIoU", "top1": "top-1", "ap50": "AP50"}  # of a validation, by task
 
 
 @dataclass(frozen=True)
@@ -97,14 +98,13 @@ def trained() -> list[str]:
     said = []
     for log in sorted((ROOT / "docs" / "results").glob("*.jsonl")):
         run, *epochs = (json.loads(text) for text in log.read_text(encoding="utf-8").splitlines())
-        looks = ", ".join(
-            f"{100 * one['miou']:.2f} after {one['epoch']}" for one in epochs if one.get("miou") is not None
-        )
+        key = next(key for key in FIGURES if key in epochs[-1])
+        looks = ", ".join(f"{100 * one[key]:.2f} after {one['epoch']}" for one in epochs if one.get(key) is not None)
         start, last = run["start"], epochs[-1]
         said.append(
             f"- [`{run['recipe']}`](../{run['recipe']}), {last['epoch']} epochs on {start['processor']}, {start['cores']} cores, "
-            f"torch {start['torch']}, {start['precision']}, {last['images_s']:.1f} images/s beside other work: mIoU in validation "
-            f"{looks} epochs; kept: {run['kept']} ([log](results/{log.name}))."
+            f"torch {start['torch']}, {start['precision']}, {last['images_s']:.1f} images/s beside other work: "
+            f"{FIGURES[key]} in validation {looks} epochs; kept: {run['kept']} ([log](results/{log.name}))."
         )
     return said
 
