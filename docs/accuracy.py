@@ -139,7 +139,7 @@ def document(lines: list[str], protocol: dict[str, Any], stamp: str) -> str:
             "## Runs",
             "",
             "Of the recipes in `recipes/`. One run each, so the spread is that between validations of a run, not between runs; "
-            "val is a few seconds of a drive that train shares, and says little of other streets.",
+            "CamVid's val is a few seconds of a drive that train shares, and says little of other streets.",
             "",
             *trained(),
             "",

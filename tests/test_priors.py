@@ -4,10 +4,13 @@ from math import exp, log, sqrt
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from espy.priors import IGNORED, PER_CELL, decode, encode, match, priors
+from espy.header import Preprocess
+from espy.nn.deployed import Detecting
+from espy.priors import IGNORED, PER_CELL, encode, match, priors
 
 
 def test_the_first_cell_of_a_map_is_the_text_written_out():
@@ -21,6 +24,13 @@ def test_the_first_cell_of_a_map_is_the_text_written_out():
     assert np.allclose(found[second_row, :2], (4 / 300, 12 / 300), atol=1e-7)
     assert np.allclose(found[PER_CELL, :2], (12 / 300, 4 / 300), atol=1e-7)
     assert np.allclose(found[-PER_CELL, :2], (0.5, 0.5))
+
+
+def decode(offsets, given):
+    """Networks 4: centre p + 0.1·t·size, size p·exp(0.2·t), to corners."""
+    centre = given[:, :2] + 0.1 * offsets[:, :2] * given[:, 2:]
+    half = given[:, 2:] * np.exp(0.2 * offsets[:, 2:]) / 2
+    return np.concatenate([centre - half, centre + half], 1)
 
 
 @pytest.mark.parametrize("size", [32, 64, 96, 128, 160, 224, 256, 300, 320, 416, 512, 608, 1024])
@@ -53,6 +63,23 @@ def test_decoding_undoes_encoding(boxes, seed):
     corners = np.array([(x, y, x + w, y + h) for x, y, w, h in boxes])
     given_priors = np.random.default_rng(abs(seed)).choice(priors(300), len(boxes))
     assert np.allclose(decode(encode(corners, given_priors), given_priors), corners, atol=1e-5)
+
+
+def test_the_deployed_detector_reads_offsets_as_they_are_written():
+    """Its boxes are in the network's pixels; its scores are those of kinds, without the background."""
+    known = priors(64)
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 0.5, (len(known), 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(0.05, 0.5, (len(known), 2))], 1)
+
+    class Network(torch.nn.Module):
+        def forward(self, x):
+            scores = torch.log(torch.tensor([0.5, 0.3, 0.2])).expand(len(x), len(known), 3)
+            return scores, torch.from_numpy(encode(boxes, known)).float().expand(len(x), -1, -1)
+
+    scores, found = Detecting(Network(), Preprocess((64, 64)))(torch.zeros(2, 64, 64, 3, dtype=torch.uint8))
+    assert np.allclose(found[1], 64 * boxes, atol=1e-3)
+    assert torch.allclose(scores, torch.tensor([0.3, 0.2])[None, :, None].expand(2, 2, len(known)))
 
 
 # What each prior is to learn

@@ -19,10 +19,10 @@ from PIL import Image
 from espy.data.kinds import open_set
 from espy.data.sets import Dataset, size_words
 from espy.errors import DataError, EspyError
-from espy.labels import CITYSCAPES, Label, compared
+from espy.labels import CITYSCAPES, Label, find
 from espy.measure import classify, detect
 from espy.measure.mapping import read_mapping, table
-from espy.measure.segment import VOID, Scores, confusion, scores
+from espy.measure.segment import VOID, Scores, confusion, mean, scores
 from espy.output import shown
 from espy.run.predictor import Model, load
 from espy.spec import nearest
@@ -204,10 +204,9 @@ class BoxEvaluation(Measured):
         return {label.name: float(value) for label, value in zip(self.labels, self.coco.kinds50, strict=True)}
 
     def figures(self) -> dict[str, Any]:
-        known = self.voc[~np.isnan(self.voc)]
         return {
             "map": number(self.coco.map), "ap50": number(self.coco.ap50), "ap75": number(self.coco.ap75),
-            "voc_ap50": float(known.mean()) if len(known) else None,
+            "voc_ap50": number(mean(self.voc)),
             "ap50_of": {name: number(value) for name, value in self.ap50.items()},
         }  # fmt: skip
 
@@ -349,15 +348,14 @@ def _boxes(model: Model, opened: Dataset, split: str | None, advance: Callable[[
 
 def _places(model: Model, opened: Dataset) -> np.ndarray:
     """int64 [K]: where in the model's labels each of the set's stands. Raises DataError where they are not the same ones."""
-    known = {compared(label.name): place for place, label in enumerate(model.labels)}
-    wanted = [compared(label.name) for label in opened.labels]
-    if len(known) != len(wanted) or not set(wanted) <= known.keys():
-        lacking = next((name for name in wanted if name not in known), None)
-        what = (
-            f"it does not know {lacking!r}" if lacking else f"it knows {len(known)} classes, the set has {len(wanted)}"
-        )
+    places = [find(label.name, model.labels) for label in opened.labels]
+    lacking = [label.name for label, place in zip(opened.labels, places, strict=True) if place is None]
+    if lacking:
+        raise DataError(f"{opened.root}: its classes are not the model's: it does not know {lacking[0]!r}")
+    if sorted(place for place in places if place is not None) != list(range(len(model.labels))):
+        what = f"it knows {len(model.labels)} classes, the set has {len(places)}"
         raise DataError(f"{opened.root}: its classes are not the model's: {what}")
-    return np.array([known[name] for name in wanted])
+    return np.array(places)
 
 
 def _predictor(model: Model, flip: bool, scales: Sequence[float]) -> Callable[[Image.Image], np.ndarray]:

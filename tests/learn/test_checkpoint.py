@@ -204,7 +204,7 @@ def test_another_set_is_refused_naming_what_differs(trained, run, tmp_path):
     assert train(copy / "r.toml", folder=run, resume=True).metrics  # the same pictures elsewhere: nothing has changed
     trees.save(copy / "photos" / "masks" / "p0.png", np.zeros((32, 48), np.uint8))
     message = resumption(copy, run)
-    assert "set's labelled pixels by class: [" in message
+    assert "set's occurrences of each class: [" in message
     trees.save(copy / "photos" / "images" / "more.png", np.zeros((32, 48, 3), np.uint8))
     trees.save(copy / "photos" / "masks" / "more.png", np.zeros((32, 48), np.uint8))
     assert "pictures: " in resumption(copy, run)

@@ -351,7 +351,7 @@ def test_held_out_pictures_validate_and_are_not_trained_on(tmp_path, photos):
     done = espy.train(tmp_path / "r.toml", folder=tmp_path / "run", epochs=1)
     assert read_safetensors(done.best)[0].card.metrics[0].set == "held out of train"
     truth = np.concatenate([sets.train.read(k)[1].ravel() for k in range(len(sets.train))])
-    assert sets.pixels == tuple(int((truth == value).sum()) for value in range(4))
+    assert sets.counts == tuple(int((truth == value).sum()) for value in range(4))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Classifiers and detectors learn by the one loop: a few pictures by heart, killed and resumed, started from each other."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,10 @@ import pytest
 import espy
 from espy.errors import DataError
 from espy.header import read_safetensors
-from espy.learn.recipe import RecipeError
+from espy.learn.recipe import RecipeError, read_recipe
 from runs import STILL, recipe
-from trees import boxed_shapes, clear_shapes, coloured_folders
+from samples import scene
+from trees import boxed_shapes, clear_shapes, coloured_folders, save
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CLASSIFIER = {"network": "espnetv2", "task": "classify", "width": 0.5}
@@ -173,11 +175,38 @@ def test_a_detector_of_other_kinds_gives_all_but_its_scores(tmp_path, things):
         ({"loss": {"dice": 1.0}}, "dice is for the task segment, this network's is classify"),
         ({"loss": {"negatives": 2.0}}, "negatives is for the task detect"),
         ({"augment": {"overlap": [0.5]}}, "overlap is for the task detect"),
+        ({"loss": {"cross_entropy": 0.5}}, "cross_entropy is for the task segment"),
     ],
 )
 def test_choices_of_another_task_are_refused_by_name(tmp_path, folders, sections, message):
     with pytest.raises(RecipeError, match=message):
         espy.train(of_classes(tmp_path / "r.toml", folders, **sections), folder=tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"loss": {"smoothing": 0.1}}, "smoothing is for the task segment or classify, this network's is detect"),
+        ({"loss": {"class_weights": "frequency"}}, "class_weights is for the task segment or classify"),
+        ({"augment": {"crop": [64, 96]}}, "crop .* a detector sees squares"),
+    ],
+)
+def test_what_a_detector_does_not_heed_is_refused_by_name(tmp_path, things, sections, message):
+    with pytest.raises(RecipeError, match=message):
+        espy.train(of_boxes(tmp_path / "r.toml", things, **sections), folder=tmp_path / "run")
+
+
+def test_weights_by_frequency_are_of_pictures(tmp_path):
+    """Class k has k + 1 pictures: 1 / ln(1.1 + share), scaled to mean 1."""
+    for kind in range(3):
+        for k in range(kind + 1):
+            for split in ("train", "val"):
+                save(tmp_path / "set" / split / f"kind {kind}" / f"{k}.png", scene(40, 40, seed=10 * kind + k))
+    path = of_classes(tmp_path / "r.toml", tmp_path / "set", loss={"class_weights": "frequency"})
+    run = espy.train(path, folder=tmp_path / "run", epochs=1)
+    raw = [1 / math.log(1.1 + (kind + 1) / 6) for kind in range(3)]
+    kept = read_recipe(run.folder / "recipe.toml").loss.class_weights
+    assert kept == pytest.approx([3 * value / sum(raw) for value in raw], abs=1e-5)
 
 
 def test_a_set_of_another_task_is_refused(tmp_path, folders):

@@ -43,7 +43,7 @@ from espy.learn.sets import Sets, open_sets
 from espy.learn.start import start
 from espy.learn.watch import Progress, Watch
 from espy.measure.mapping import read_mapping
-from espy.measure.sheet import Row, contact_sheet, side_by_side
+from espy.measure.sheet import Row, contact_sheet, grid
 from espy.nn.build import build, weights_of
 from espy.nn.deployed import deploy
 from espy.nn.learner import Learner
@@ -123,15 +123,18 @@ def resolve(recipe: Recipe, sets: Sets) -> Recipe:
     if given != classes:
         raise RecipeError(f"[network] classes is {given}, the set has {classes}: leave it out")
     spec = specs.from_dict({**recipe.network, "classes": classes})
-    for (section, name), task in FOR.items():
+    for (section, name), tasks in FOR.items():
         given = getattr(getattr(recipe, section), name)
-        if task != spec.task and given != getattr(type(getattr(recipe, section))(), name):
-            raise RecipeError(f"[{section}] {name} is for the task {task}, this network's is {spec.task}: leave it out")
+        if spec.task not in tasks and given != getattr(type(getattr(recipe, section))(), name):
+            raise RecipeError(
+                f"[{section}] {name} is for the task {' or '.join(tasks)}, this network's is {spec.task}: leave it out"
+            )
+    crop = recipe.augment.crop
+    if spec.task == "detect" and crop and crop[0] != crop[1]:
+        raise RecipeError(f"[augment] crop is height {crop[0]}, width {crop[1]}: a detector sees squares")
     weights = recipe.loss.class_weights
-    if weights != "none" and spec.task == "detect":
-        raise RecipeError("[loss] class_weights are for segmentation and classification: leave them out")
     if weights == "frequency":
-        weights = tuple(round(w, 6) for w in frequency_weights(sets.pixels))
+        weights = tuple(round(w, 6) for w in frequency_weights(sets.counts))
     elif isinstance(weights, tuple) and (
         len(weights) != classes or not all(0 <= w < math.inf for w in weights) or not any(weights)
     ):
@@ -410,7 +413,7 @@ class Loop:
                     rows.append(Row(data.items[index].picture.name, image, truth, result.mask))
                 else:
                     drawn.append(result.drawn())
-        sheet = contact_sheet(rows, self.sets.labels) if rows else side_by_side(drawn)
+        sheet = contact_sheet(rows, self.sets.labels) if rows else grid(drawn)
         self.kept.picture(f"epoch-{epoch:04d}", sheet, self.state.step)
 
     def _write_weights(self, path: Path, epoch: int, found: Measured | None) -> None:
@@ -449,7 +452,7 @@ class Loop:
         sets = self.sets
         return {
             "training pictures": len(sets.train), "validation pictures": len(sets.validate or ()),
-            "labelled pixels by class": list(sets.pixels),
+            "occurrences of each class": list(sets.counts),
         }  # fmt: skip
 
     def arrays(self) -> dict[str, np.ndarray]:

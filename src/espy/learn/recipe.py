@@ -192,11 +192,13 @@ HOMES: dict[str, str] = {
 """Field → its section: no two sections have a field of one name, so an override needs no section."""
 
 FOR = {
-    ("loss", "dice"): "segment", ("loss", "ohem"): "segment", ("loss", "auxiliary"): "segment", ("loss", "mixup"): "classify",
-    ("loss", "cutmix"): "classify", ("loss", "match"): "detect", ("loss", "negatives"): "detect", ("loss", "boxes"): "detect",
-    ("augment", "overlap"): "detect", ("augment", "sizes"): "detect",
+    ("loss", "cross_entropy"): ("segment",), ("loss", "dice"): ("segment",), ("loss", "ohem"): ("segment",),
+    ("loss", "auxiliary"): ("segment",), ("loss", "smoothing"): ("segment", "classify"),
+    ("loss", "class_weights"): ("segment", "classify"), ("loss", "mixup"): ("classify",), ("loss", "cutmix"): ("classify",),
+    ("loss", "match"): ("detect",), ("loss", "negatives"): ("detect",), ("loss", "boxes"): ("detect",),
+    ("augment", "overlap"): ("detect",), ("augment", "sizes"): ("detect",),
 }  # fmt: skip
-"""(section, field) → the one task that it is for."""
+"""(section, field) → the tasks that it is for, where it is not for all."""
 
 FREE_TO_CHANGE = {("train", "workers"), ("train", "save_minutes"), ("validate", "pictures"), ("card", "title"),
                   ("card", "data"), ("card", "terms")}  # fmt: skip

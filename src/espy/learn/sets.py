@@ -16,15 +16,17 @@ from espy.learn.recipe import Data
 
 @dataclass(frozen=True)
 class Sets:
-    """`train`, `validate` (None: nothing to validate on), and how many pixels of each class the training masks hold."""
+    """`train`, `validate` (None: nothing to validate on), and how often each class occurs in training: `counts`, in pixels of
+    masks, else in pictures.
+    """
 
     train: Dataset
     validate: Dataset | None
-    pixels: tuple[int, ...]
+    counts: tuple[int, ...]
 
     @property
     def labels(self) -> tuple[Label, ...]:
-        """The classes that are learnt: mask value k is class k."""
+        """The classes that are learnt: class k is label k, of a mask the value k."""
         return self.train.labels
 
 
@@ -48,7 +50,7 @@ def open_sets(
             raise DataError(f"{choices.set}: hold_out leaves no picture to train on")
     if validate is not None and choices.validate == choices.train and not choices.hold_out:
         say(f"{choices.set}: validates on the pictures that it trains on")
-    pixels: dict[int, int] = {}
+    counts: tuple[int, ...] = ()
     faults: list[str] = []
     for part in (train, validate):
         if part is None:
@@ -61,7 +63,7 @@ def open_sets(
             elif part is train:
                 say(line)
         if part is train:
-            pixels = report.pixels
+            counts = report.pictures or tuple(report.pixels.get(value, 0) for value in range(len(train.labels)))
     for line in dict.fromkeys(faults):
         say(line)
     if faults:
@@ -70,4 +72,4 @@ def open_sets(
             f"{choices.set}: {number} {'fault' if number == 1 else 'faults'}, first {faults[0].removeprefix('fault: ')}: "
             f"nothing was trained; see espy check {choices.set}"
         )
-    return Sets(train, validate, tuple(pixels.get(value, 0) for value in range(len(train.labels))))
+    return Sets(train, validate, counts)

@@ -67,7 +67,7 @@ def _strip(row: Row, labels: Sequence[Label]) -> Image.Image:
     return strip
 
 
-def side_by_side(images: Sequence[Image.Image], columns: int = 2) -> Image.Image:
+def grid(images: Sequence[Image.Image], columns: int = 2) -> Image.Image:
     """Pictures in rows, each as wide as a column of a contact sheet."""
     shrunk = [image.resize((CELL_PX, max(1, round(CELL_PX * image.height / image.width)))) for image in images]
     rows = [shrunk[k : k + columns] for k in range(0, len(shrunk), columns)]

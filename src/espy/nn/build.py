@@ -14,7 +14,6 @@ from espy.nn import espnet, segment
 from espy.nn.classify import Classifier
 from espy.nn.detect import Detector
 from espy.nn.espnetv2 import Encoder
-from espy.nn.units import V2_EPS
 from espy.spec import Spec
 
 
@@ -52,19 +51,14 @@ def _construct(spec: Spec) -> nn.Module:
         if spec.variant != "full":
             return encoder
         return espnet.ESPNet(encoder, spec.classes, skip1=spec.skip1, projection=spec.projection, **unit)
-    levels = {"segment": 4, "classify": 5, "detect": 5}[spec.task]
     pyramids = Encoder(
-        spec.width,
-        levels=levels,
-        reinforce5=spec.task == "detect",
-        residual=spec.residual,
-        reinforce=spec.reinforce,
-        **unit,
-    )
+        spec.width, levels=4 if spec.task == "segment" else 5, reinforce5=spec.task == "detect", residual=spec.residual,
+        reinforce=spec.reinforce, **unit,
+    )  # fmt: skip
     if isinstance(spec, specs.ESPNetv2Classifier):
         return Classifier(pyramids, spec.classes)
     if isinstance(spec, specs.ESPNetv2Detector):
-        return Detector(pyramids, spec.classes, activation=spec.activation, eps=V2_EPS)
+        return Detector(pyramids, spec.classes, activation=spec.activation)
     if isinstance(spec, specs.ESPNetv2First):
         return segment.ESPNetv2First(pyramids, spec.classes, dropout=0.1 if spec.width <= 0.5 else 0.2, **unit)
     return segment.ESPNetv2(

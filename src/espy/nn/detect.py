@@ -12,25 +12,20 @@ from torch import Tensor, nn
 
 from espy.nn.espnetv2 import Encoder
 from espy.nn.segment import Pyramid
-from espy.nn.units import cba, conv, up, xavier
+from espy.nn.units import V2_EPS, cba, conv, up, xavier
 from espy.priors import PER_CELL
 
-SCALES = (
-    (2, 1),
-    (1, 1),
-    (1, 2),
-    (1, 4),
-)  # 2, 1, 0.5, 0.25; the coarsest map is seen at the first two alone, the next at three
+SCALES = ((2, 1), (1, 1), (1, 2), (1, 4))  # 2, 1, 0.5, 0.25; G₆ is seen at the first two alone, G₅ at three
 
 
 class Detector(nn.Module):
     """[N, 3, S, S] → (scores [N, P, 1 + classes], boxes [N, P, 4]) of the P priors of `espy.priors` for size S.
 
-    Scores are logits, the background first; boxes are offsets from their priors, as `espy.priors.decode` reads them. Six maps,
+    Scores are logits, the background first; boxes are offsets from their priors, as `espy.priors.encode` writes them. Six maps,
     from 1/8 to a single cell, are mixed from the top down by pyramids before each is read.
     """
 
-    def __init__(self, encoder: Encoder, classes: int, *, activation: str = "prelu", eps: float):
+    def __init__(self, encoder: Encoder, classes: int, *, activation: str = "prelu", eps: float = V2_EPS):
         super().__init__()
         style: dict[str, Any] = {"activation": activation, "eps": eps}
         _, _, c3, c4, _, c5 = encoder.channels
