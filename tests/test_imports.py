@@ -8,7 +8,19 @@ import pytest
 import espy
 
 ROOT = Path(espy.__file__).parent
-BASE = {"spec", "labels", "header", "published", "errors", "output", "torchfile", "version", "bundle", "priors"}
+BASE = {
+    "spec",
+    "labels",
+    "header",
+    "published",
+    "errors",
+    "output",
+    "torchfile",
+    "version",
+    "bundle",
+    "priors",
+    "eightbits",
+}
 MAY = {
     "base": {"base"},
     "picture": {"base", "picture"},
@@ -17,7 +29,7 @@ MAY = {
     "nn": {"base", "nn"},
     "data": {"base", "picture", "data"},
     "learn": {"base", "picture", "measure", "run", "nn", "data", "evaluation", "learn"},
-    "ship": {"base", "picture", "nn", "run", "learn", "ship"},
+    "ship": {"base", "picture", "measure", "nn", "run", "data", "learn", "evaluation", "ship"},
     "evaluation": {"base", "picture", "measure", "run", "data", "evaluation"},
     "cli": {"base", "picture", "measure", "run", "nn", "data", "learn", "ship", "evaluation", "cli"},
 }

@@ -18,6 +18,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as save_safetensors
 
+from espy import eightbits
 from espy import spec as specs
 from espy.errors import ModelError, SpecError
 from espy.labels import Label
@@ -27,6 +28,7 @@ from espy.version import VERSION
 
 FORMAT = 1
 KEY, SUM = "espy", "espy_sha256"
+STEP = ":step"  # behind the name of a tensor whose weights are multiples of it
 SMALLEST_SIDE = 16
 LARGEST_SIDE = 32768
 MASK_CLASSES = 256  # a mask is uint8
@@ -239,11 +241,27 @@ def _check(header: Header, where: str | Path) -> None:
 
 
 def write_safetensors(path: str | Path, header: Header, arrays: dict[str, np.ndarray], *, force: bool = False) -> None:
-    """Plain weights and header as one file, written atomically."""
+    """Plain weights and header as one file, written atomically; weights that eight bits hold are kept in eight bits."""
     text = to_json(header)
-    arrays = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
+    arrays = _packed({name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)})
     metadata = {KEY: text, SUM: digest(text, arrays)}
     write_bytes(path, in_order(save_safetensors(arrays, metadata)), force=force)
+
+
+def _packed(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Arrays as they are stored: of weights in eight bits the multiples, and the steps beside them."""
+    stored: dict[str, np.ndarray] = {}
+    for name, array in arrays.items():
+        pair = eightbits.packed(array)
+        stored |= {name: array} if pair is None else {name: pair[0], name + STEP: pair[1]}
+    return stored
+
+
+def _unpacked(stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays again. Raises KeyError or ValueError where steps belong to nothing."""
+    steps = {name.removesuffix(STEP): array for name, array in stored.items() if name.endswith(STEP)}
+    arrays = {name: array for name, array in stored.items() if not name.endswith(STEP)}
+    return arrays | {name: eightbits.unpacked(arrays[name], step) for name, step in steps.items()}
 
 
 def in_order(file: bytes) -> bytes:
@@ -264,12 +282,13 @@ def read_safetensors(path: str | Path) -> tuple[Header, dict[str, np.ndarray]]:
             if KEY not in metadata:
                 raise ModelError(f"{path}: no espy header in it: convert the published checkpoint with `espy convert`")
             header = from_json(metadata[KEY], path)
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            arrays = _unpacked(stored)
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file") from None
     except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ModelError(f"{path}: damaged or truncated, or no safetensors file ({_first_line(error)})") from None
-    if SUM in metadata and metadata[SUM] != digest(metadata[KEY], arrays):
+    if SUM in metadata and metadata[SUM] != digest(metadata[KEY], stored):
         raise ModelError(f"{path}: damaged: its content does not match its checksum; make or fetch it again")
     return header, arrays
 

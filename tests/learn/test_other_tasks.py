@@ -112,6 +112,20 @@ def test_a_run_that_is_stopped_and_resumed_is_bit_for_bit_the_whole_one(tmp_path
     assert timeless == [{k: v for k, v in line.items() if k != "images_s"} for line in parts.metrics]
 
 
+# Shapes
+
+
+def test_classes_are_seen_in_the_middle_unless_the_recipe_stretches_them(tmp_path, folders, things):
+    def header(resize, make=of_classes, pictures=folders):
+        data = read_recipe(make(tmp_path / "s.toml", pictures), [f"data.resize={resize}"])
+        return espy.train(data, folder=tmp_path / resize).folder / "last.safetensors"
+
+    assert read_safetensors(header("auto"))[0].preprocess.resize == "short"
+    assert read_safetensors(header("stretch"))[0].preprocess.resize == "stretch"
+    with pytest.raises(RecipeError, match="resize is short, which cuts the sides off: this network's task is detect"):
+        header("short", of_boxes, things)
+
+
 # Starting from each other
 
 

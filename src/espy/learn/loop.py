@@ -132,6 +132,10 @@ def resolve(recipe: Recipe, sets: Sets) -> Recipe:
     crop = recipe.augment.crop
     if spec.task == "detect" and crop and crop[0] != crop[1]:
         raise RecipeError(f"[augment] crop is height {crop[0]}, width {crop[1]}: a detector sees squares")
+    if spec.task != "classify" and recipe.data.resize == "short":
+        raise RecipeError(
+            f"[data] resize is short, which cuts the sides off: this network's task is {spec.task}: leave it out"
+        )
     weights = recipe.loss.class_weights
     if weights == "frequency":
         weights = tuple(round(w, 6) for w in frequency_weights(sets.counts))
@@ -149,7 +153,8 @@ def header_of(recipe: Recipe, labels: Any, metrics: tuple[Metric, ...] = ()) -> 
     """The header of the run's model files."""
     data, card = recipe.data, recipe.card
     spec = specs.from_dict(recipe.network)
-    preprocess = Preprocess(data.size, multiple=data.multiple, resize="short" if spec.task == "classify" else "stretch")
+    resize = data.resize if data.resize != "auto" else "short" if spec.task == "classify" else "stretch"
+    preprocess = Preprocess(data.size, multiple=data.multiple, resize=resize)
     about = Card(card.title or f"{recipe.network['network']} on {data.set}", card.data or data.set, card.terms, metrics)
     return Header.of(spec, labels, preprocess, about)
 
@@ -222,8 +227,8 @@ class Loop:
         self.task = self.header.task
         self.objective = objective_of(self.task, loss, fabric.device)
         self.samples = Samples(
-            sets.train, recipe.data.size, recipe.augment, train.seed, processes_here(), covering=self.task == "classify",
-            threshold=loss.match,
+            sets.train, recipe.data.size, recipe.augment, train.seed, processes_here(),
+            covering=self.header.preprocess.resize == "short", threshold=loss.match,
         )  # fmt: skip
         self._stop = 0
 

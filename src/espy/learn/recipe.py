@@ -51,6 +51,12 @@ class Data(Section, frozen=True):
             "validate instead of the validation split"
         ),
     ] = ()
+    resize: Annotated[
+        Literal["auto", "stretch", "short"],
+        Meta(
+            description="to size: stretch, whatever the shape; short, of classes: short side and centre crop; auto: by the task"
+        ),
+    ] = "auto"
 
     def __post_init__(self) -> None:
         if any(side % self.multiple or not SMALLEST_SIDE <= side <= LARGEST_SIDE for side in self.size):

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from espy import bundle
+from espy import bundle, eightbits
 from espy.errors import EspyError, ModelError
 from espy.header import LARGEST_SIDE, SMALLEST_SIDE, Card, Header, Preprocess, attach_onnx, read_safetensors, size_fits
 from espy.labels import plain
@@ -37,6 +37,10 @@ from espy.run.predictor import resolve
 OPSET = 20
 EQUAL = 0.999  # least share of equal mask pixels, classes or boxes, on every photo
 SCORE_ERROR = 1e-4  # largest difference of logits, relative to the largest logit, or of probabilities
+FOLDED_ERROR = (
+    2.0**-21
+)  # of a weight in eight bits that was multiplied by a batch norm's factor, relative to the largest
+MANY = 4096  # values of a constant from which it pays to name its few different ones
 BOX_ERROR_PX = 0.1  # largest difference of a corner of boxes that count as equal
 
 
@@ -175,7 +179,44 @@ def _graph(deployed: Deployed, header: Header, size: tuple[int, int] | None) -> 
         del holder.metadata_props[:]
         holder.doc_string = ""
     del model.graph.value_info[:]
+    pack(model.graph)
     return model
+
+
+def pack(graph: onnx.GraphProto) -> None:
+    """Keep constants that eight bits hold in eight bits: values[codes], which engines work out when they load the graph.
+
+    Large constants of few values, as priors are; and weights that are multiples of a step for each channel, as which they survive
+    a batch norm's factor: multiples[codes] · step. (Int8 weights would make OpenVINO compute in eight bits.)
+    """
+
+    def hold(array: np.ndarray, name: str) -> str:
+        graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+        return name
+
+    multiples = np.arange(-eightbits.MOST, eightbits.MOST + 1, dtype=np.float32)
+    for tensor in list(graph.initializer):
+        array, name = onnx.numpy_helper.to_array(tensor), tensor.name
+        nodes = []
+        if pair := eightbits.packed(array, FOLDED_ERROR):
+            step = hold(pair[1].reshape(-1, *[1] * (array.ndim - 1)), f"{name}_step")
+            codes, values, looked_up = pair[0].astype(np.int16) + eightbits.MOST, "multiples", f"{name}_multiples"
+            nodes = [onnx.helper.make_node("Mul", [looked_up, step], [name])]
+        elif array.dtype == np.float32 and array.size >= MANY and len(few := np.unique(array)) <= 256:
+            codes, values, looked_up = np.searchsorted(few, array), hold(few, f"{name}_values"), name
+        else:
+            continue
+        graph.initializer.remove(tensor)
+        hold(codes.astype(np.uint8), f"{name}_codes")
+        nodes = [
+            onnx.helper.make_node("Cast", [f"{name}_codes"], [f"{name}_places"], to=onnx.TensorProto.INT32),
+            onnx.helper.make_node("Gather", [values, f"{name}_places"], [looked_up]),
+            *nodes,
+        ]
+        for node in reversed(nodes):
+            graph.node.insert(0, node)
+    if any("multiples" in node.input for node in graph.node):
+        hold(multiples, "multiples")
 
 
 @contextlib.contextmanager
