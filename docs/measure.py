@@ -2,7 +2,8 @@
 
 Names: `prepare` (reading and preparing a 1920x1080 JPEG), `folder` (a folder of 100 such photos against the engine alone),
 `memory` (a 100-megapixel photo in tiles), `tiles` (how far tiled masks differ from untiled ones; needs torch), `start`,
-`training` (images/s of the loop against a plain one, in turn), `loader` (images/s of the loader alone).
+`training` (images/s of the loop against a plain one, in turn), `loader` (images/s of the loader alone), `tasks` (images/s of loader
+and network for classes and boxes).
 Every figure is printed with the machine it was measured on.
 """
 
@@ -268,6 +269,41 @@ def loader(rounds: int = 5, count: int = 96) -> None:
             )
 
 
+def tasks(steps: int = 6) -> None:
+    """Images/s of the loader and of the whole step, of one core, on the recipes' sets of classes and of boxes (ESPY_SHARED)."""
+    from espy.data.loader import batches
+    from espy.learn.loop import Loop, resolve
+    from espy.learn.processes import make_fabric
+    from espy.learn.recipe import read_recipe
+    from espy.learn.sets import open_sets
+    from espy.learn.watch import Watch
+
+    root = Path(__file__).resolve().parents[1]
+    sets_folder = Path(os.environ.get("ESPY_SHARED") or root.parent / "shared") / "data"
+    for name, data in (("imagenette", "imagefolder:imagenette128"), ("bccd", "voc:bccd")):
+        kind, _, folder = data.partition(":")
+        recipe = read_recipe(
+            root / "recipes" / f"{name}.toml", {"data.set": f"{kind}:{sets_folder / folder}", "train.threads": 1}
+        )
+        sets = open_sets(recipe.data, recipe.network["task"])
+        recipe = resolve(recipe, sets)
+        loop = Loop(recipe, sets, make_fabric(recipe), None, Watch())
+        loop.samples.keep()
+        source = batches(loop.samples, loop.order(1 + 2 * steps), workers=0)
+        loop.step([next(source)])
+        start = time.process_time()
+        ready = [next(source) for _ in range(steps)]
+        of_loader = steps * recipe.train.batch / (time.process_time() - start)
+        start = time.process_time()
+        for batch in ready:
+            loop.step([batch])
+        of_network = steps * recipe.train.batch / (time.process_time() - start)
+        print(
+            f"tasks: {name}, batch {recipe.train.batch}: loader {of_loader:.0f} images a second of one core's time, network "
+            f"{of_network:.0f}, ratio {of_loader / of_network:.1f}"
+        )
+
+
 MEASURES: dict[str, Callable[[], None]] = {
     "start": start,
     "prepare": prepare,
@@ -276,6 +312,7 @@ MEASURES: dict[str, Callable[[], None]] = {
     "tiles": tiles,
     "training": training,
     "loader": loader,
+    "tasks": tasks,
 }
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import pytest
 import espy
 from espy.errors import DataError
 from espy.header import read_safetensors
+from espy.learn.profile import profile
 from espy.learn.recipe import RecipeError, read_recipe
 from runs import STILL, recipe
 from samples import scene
@@ -110,6 +111,13 @@ def test_a_run_that_is_stopped_and_resumed_is_bit_for_bit_the_whole_one(tmp_path
         assert all(np.array_equal(one[key], two[key]) for key in one)
     timeless = [{k: v for k, v in line.items() if k != "images_s"} for line in whole.metrics]
     assert timeless == [{k: v for k, v in line.items() if k != "images_s"} for line in parts.metrics]
+
+
+@pytest.mark.parametrize("task", EVERYTHING)
+def test_the_profile_accounts_for_the_steps_of_every_task(tmp_path, folders, things, task):
+    make, pictures = (of_classes, folders) if task == "classify" else (of_boxes, things)
+    table = profile(read_recipe(make(tmp_path / "r.toml", pictures, train={"batch": 4})), steps=1)
+    assert all(stage in table for stage in ("waiting for pictures", "forward", "backward", "optimiser"))
 
 
 # Shapes

@@ -16,7 +16,10 @@ import espy
 from espy import bundle, load, load_published
 from espy.errors import EngineError, EspyError, ModelError, OutputError, PictureError
 from espy.header import read_onnx_header, read_safetensors, to_json, write_safetensors
-from samples import MASKS, PHOTOS, STREETS, WEIGHTS, needs, noise, scene
+from samples import MASKS, PHOTOS, SHARED, STREETS, WEIGHTS, needs, noise, scene
+
+CELLS = SHARED / "data" / "bccd"
+PUBLISHED = ("street", "street-small", "objects")
 
 NAMES = ("china.jpg", "dog.jpg", "person.jpg", "street_city.jpg")
 FRANKFURT = "frankfurt_000000_000294"
@@ -141,15 +144,23 @@ def test_a_model_says_what_it_is():
 
 def test_the_bundled_models_are_listed_with_their_cards():
     cards = espy.models()
-    assert [card.name for card in cards] == ["street", "street-small", "camvid", "objects"]
+    bytes_of = {card.name: [card.onnx.stat().st_size, card.safetensors.stat().st_size] for card in cards}
+    assert list(bytes_of) == list(bundle.NAMES)
+    assert all(size < 4e6 for sizes in bytes_of.values() for size in sizes)
+    assert sum(bytes_of[name][0] for name in PUBLISHED) < 8e6
+    assert sum(sum(sizes) for name, sizes in bytes_of.items() if name not in (*PUBLISHED, "camvid")) < 6e6
     for card in cards:
-        assert card.onnx.is_file()
-        assert card.safetensors.is_file()
-        assert "MIT" in card.card
-        assert card.onnx.stat().st_size < 4e6
-        assert card.safetensors.stat().st_size < 4e6
-    published = [card for card in cards if card.name != "camvid"]
-    assert sum(card.onnx.stat().st_size for card in published) < 8e6
+        assert "**Limits.**" in card.card
+        assert "**Terms.**" in card.card
+        assert "MIT" in card.card or card.name not in PUBLISHED
+
+
+@needs(CELLS)
+def test_the_bundled_detector_finds_cells_as_its_card_says():
+    found = espy.evaluate("bccd", f"voc:{CELLS}", split="val")
+    (metric,) = read_safetensors(bundle.path("bccd", ".safetensors"))[0].card.metrics
+    assert metric.name == found.metric == "AP50"
+    assert 100 * found.figure == pytest.approx(metric.value, abs=0.3)
 
 
 # Many pictures

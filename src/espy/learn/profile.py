@@ -26,7 +26,7 @@ def profile(recipe: Recipe, *, steps: int = STEPS, operators: int = 12) -> str:
 
     Trains on the recipe's set as `train` does, and keeps nothing.
     """
-    sets = open_sets(recipe.data)
+    sets = open_sets(recipe.data, recipe.network.get("task", "segment"))
     recipe = resolve(recipe, sets)
     fabric = make_fabric(recipe)
     loop = Loop(recipe, sets, fabric, None, Watch())
