@@ -2,15 +2,16 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from test_check_cli import on_a_terminal
 
-from espy.learn.profile import STAGES
+from espy.learn.profile import STAGES, profile
 from espy.learn.recipe import read_recipe
-from runs import recipe
+from runs import ESPNETV2, recipe
 from samples import one_line
-from trees import clear_shapes
+from trees import clear_shapes, coloured_folders
 
 
 @pytest.fixture
@@ -79,6 +80,13 @@ def test_profile_accounts_for_the_whole_time_and_keeps_nothing(espy, here, tmp_p
     assert min(shares["forward"], shares["backward"]) > 1
     assert "aten::" in outcome.out
     assert {path.name for path in tmp_path.iterdir()} == {"mine.toml", "photos"}
+
+
+def test_profile_takes_the_task_from_the_recipe(espy):
+    coloured_folders(Path("animals"), 1)
+    data = {"set": "imagefolder:animals", "size": [64, 64], "multiple": 32}
+    recipe("mine.toml", "animals", {**ESPNETV2, "task": "classify"}, data=data)
+    assert "steps of 2 pictures, height 64, width 64" in profile(read_recipe("mine.toml"), steps=1)
 
 
 @pytest.mark.parametrize(
