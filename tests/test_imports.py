@@ -39,7 +39,7 @@ LATER = {
 }
 """(module, room) pairs that are allowed inside functions only."""
 
-LIGHT = {"espy.learn.films", "espy.learn.recipe", "espy.learn.suggest", "espy.learn.watch"}
+LIGHT = {"espy.learn.films", "espy.learn.recipe", "espy.learn.suggest", "espy.learn.tasks", "espy.learn.watch"}
 """Of the rooms that need torch: what the command line shows of training where there is none."""
 
 

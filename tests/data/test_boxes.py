@@ -4,6 +4,7 @@ import json
 import re
 import time
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import pytest
@@ -75,6 +76,9 @@ def test_boxes_are_read_in_pixels_with_their_classes_and_crowds(tmp_path, kind):
     assert report.findings == ()
     assert (report.pictures, report.boxes) == ((2, 1, 2), (2, 1, 2))
     assert (report.pixels, report.sizes) == ({}, {(40, 60): 4})
+    learnt = [row for rows in CELLS.values() for row in rows if kind == "yolo" or not row[5]]
+    shorter = [min((x2 - x1) / 60, (y2 - y1) / 40) for _, x1, y1, x2, y2, _ in learnt]
+    assert report.box_side == pytest.approx(median(shorter))
 
 
 @pytest.mark.parametrize("kind", MAKE)

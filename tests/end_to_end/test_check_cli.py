@@ -127,10 +127,9 @@ def test_a_fault_of_a_box_is_printed_with_its_file_and_cure(espy, photos, tmp_pa
     assert faults(printed, rule, rule) == []
 
 
-@pytest.mark.parametrize("command", [["eval", "street-small"], ["recipe", "-o", "my.toml"]], ids=lambda c: c[0])
-def test_what_needs_masks_refuses_other_sets_in_one_line(espy, photos, tmp_path, command):
+def test_what_needs_masks_refuses_other_sets_in_one_line(espy, photos, tmp_path):
     class_folders(tmp_path / "set")
-    outcome = espy(*command, "imagefolder:set")
+    outcome = espy("eval", "street-small", "imagefolder:set")
     assert outcome.code == 2, outcome
     assert outcome.err.count("\n") == 1
     assert "for segment open one that has masks" in outcome.err

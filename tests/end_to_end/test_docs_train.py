@@ -12,6 +12,8 @@ from test_readme import ROOT, blocks, run
 from espy.data.kinds import open_set
 from espy.learn.recipe import from_dict
 from espy.learn.sets import open_sets
+from espy.learn.suggest import pictures_a_second
+from espy.learn.tasks import TASKS
 from trees import folder
 
 GUIDE = "docs/train.md"
@@ -63,6 +65,21 @@ def test_fields_in_its_calls_are_fields_of_a_recipe():
     assert sum(map(len, fields)) >= 4
     for overrides in fields:
         assert from_dict(base, overrides) != from_dict(base) or not overrides
+
+
+def test_its_speeds_are_those_that_hours_are_reckoned_from():
+    text = (ROOT / GUIDE).read_text("utf-8")
+    rows = re.findall(
+        r"^\| (\w+), (?:crops of )?(\d+) x (\d+), batch (\d+) \| ([\d.]+) \| ([\d.]+) \|$", text, re.MULTILINE
+    )
+    tasks = {"masks": "segment", "classes": "classify", "boxes": "detect"}
+    assert [row[0] for row in rows] == [*tasks]
+    for truth, height, width, batch, fast, slow in rows:
+        network = {"network": "espnetv2", "task": tasks[truth]}
+        data, train = {"set": "folder:photos", "size": [int(height), int(width)]}, {"batch": int(batch)}
+        speed = pictures_a_second(from_dict({"network": network, "data": data, "train": train}))
+        assert float(fast) == pytest.approx(speed, rel=0.03)
+        assert float(slow) == pytest.approx(speed / TASKS[tasks[truth]].float32, rel=0.03)
 
 
 def test_held_out_pictures_validate_instead_of_val(followed):

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from espy.header import read_safetensors
 from espy.learn.recipe import read_recipe
 from samples import SHARED, needs, one_line
-from trees import folder, mask, save
+from trees import CELLS, boxed_shapes, coco_cells, coloured_folders, folder, mask, save, voc_cells
 
 CAMVID = SHARED / "data" / "camvid"
 
@@ -42,6 +43,51 @@ def test_the_recipe_trains_as_it_stands(espy, photos):
     assert outcome.code == 0, outcome
     assert "background <- background, disc <- fresh, box <- fresh" in outcome.err
     assert Path("runs/my/best.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("kind", "make", "task", "short"),
+    [
+        ("imagefolder", lambda root: coloured_folders(root, 2), "classify", ("batch=4",)),
+        ("yolo", lambda root: boxed_shapes(root, 4), "detect", ("batch=2", "size=[128, 128]")),
+        ("voc", lambda root: voc_cells(root, splits={"train": "abcd", "val": "a"}), "detect", ("batch=2", "size=[128, 128]")),
+        ("coco", lambda root: coco_cells(root, dict.fromkeys("abcde", CELLS["a"])), "detect", ("batch=2", "size=[128, 128]")),
+    ],
+    ids=["imagefolder", "yolo", "voc", "coco"],
+)  # fmt: skip
+def test_recipes_for_classes_and_boxes_train_two_steps(espy, kind, make, task, short):
+    """As they stand but for what keeps it short: a whole ESPNetv2 on the weights it names."""
+    make(Path("things"))
+    outcome = espy("recipe", f"{kind}:things", "-o", "my.toml")
+    assert outcome.code == 0, outcome
+    assert read_recipe("my.toml").network["task"] == task
+    outcome = espy("train", "my.toml", "epochs=1", "train.threads=1", *short)
+    assert outcome.code == 0, outcome
+    assert "step 2/2" in outcome.err
+    assert "objects: 312 tensors taken as they are" in outcome.err
+    header, _ = read_safetensors("runs/my/best.safetensors")
+    assert header.task == task
+    assert header.card.terms.startswith("Started from objects: ")
+
+
+def test_a_folder_of_masks_and_boxes_gets_a_recipe_for_the_task_that_is_asked_for(espy):
+    voc_cells(Path("both"), splits={"train": "ad", "val": "b"})
+    for stem in "ab":
+        save(f"both/SegmentationClass/{stem}.png", mask(40, 60))
+    Path("both/ImageSets/Segmentation").mkdir()
+    Path("both/ImageSets/Segmentation/train.txt").write_text("a\n")
+    Path("both/ImageSets/Segmentation/val.txt").write_text("b\n")
+    for words, task in ((), "segment"), (("--task", "segment"), "segment"), (("--task", "detect"), "detect"):
+        outcome = espy("recipe", "voc:both", "-o", "my.toml", "--force", *words)
+        assert outcome.code == 0, outcome
+        assert read_recipe("my.toml").network.get("task", "segment") == task
+
+
+def test_a_network_that_segments_alone_is_refused_before_the_set_is_read(espy):
+    boxed_shapes(Path("things"), 1)
+    Path("things/images/train/p0.png").write_bytes(b"")
+    message = one_line(espy("recipe", "yolo:things", "-o", "my.toml", "--network", "espnet"))
+    assert "--network 'espnet': has no task 'detect', which yolo:things is for: take espnetv2" in message
 
 
 def test_a_set_with_faults_gets_none_and_is_told_as_by_check(espy, photos):
@@ -81,6 +127,7 @@ def test_the_network_can_be_chosen(espy, photos):
         (["folder:photos", "-o", "my.txt"], "NAME.toml"), (["folder:photos"], "-o"),
         (["folder:none", "-o", "a.toml"], "no such folder"), (["photos", "-o", "a.toml"], "KIND:PATH"),
         (["folder:photos", "-o", "a.toml", "--network", "espnet2"], "'espnetv2'"),
+        (["folder:photos", "-o", "a.toml", "--task", "detect"], "boxes"),
     ],
     ids=str,
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """A first recipe for a set: what is found by looking, and that the choices follow from it."""
 
 import math
+import re
 import shlex
 import subprocess
 import sys
@@ -17,17 +18,20 @@ from espy import spec as specs
 from espy.data.check import Report, check
 from espy.data.findings import Fault, gather
 from espy.data.masks import Coding
-from espy.data.sets import Dataset, Masked
-from espy.errors import DataError
+from espy.data.sets import Classified, Dataset, Item, Masked
+from espy.errors import DataError, SpecError
 from espy.labels import CAMVID, CITYSCAPES, VOC, Label
 from espy.learn.films import films, hold_out_pattern
 from espy.learn.recipe import SECTIONS, from_dict, meaning, read_recipe, to_dict
-from espy.learn.suggest import MOST_PIXELS, commands, network_size, pick_splits, sided, suggest
+from espy.learn.suggest import commands, pick_splits, sided, suggest
 from espy.learn.suggest import hours as hours_of
-from samples import attempt
+from espy.learn.tasks import MOST_PIXELS, network_size
+from samples import SHARED, attempt, needs
 from trees import counts, folder, mask, save
 
 PHOTOS = "folder:photos/"
+DATA = SHARED / "data"
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 
 def items(names, split="train"):
@@ -55,6 +59,35 @@ def recipe(where=PHOTOS, network="espnetv2", **found):
 def said(**found):
     """All sentences of a suggestion, one line each."""
     suggestion = suggest(report(**found), PHOTOS)
+    return "\n".join(suggestion.found + suggestion.chosen)
+
+
+def of_pictures(pictures=(150, 150), sizes=None, splits=None, names=None, findings=()):
+    """What a check would find of pictures in folders; 240 + 60 of 256 x 256 and two classes unless told otherwise."""
+    splits = splits or {"train": 240, "val": 60}
+    there = sum(((Classified(Path("a.jpg"), split, 0),) * many for split, many in splits.items()), ())
+    labels = tuple(Label(name, (0, 0, 0)) for name in names or [f"kind {k}" for k in range(len(pictures))])
+    data = Dataset("imagefolder", Path("animals"), labels, there, task="classify")
+    return Report(data, {}, sizes or {(256, 256): len(there)}, findings, tuple(pictures))
+
+
+def of_boxes(boxes=(900, 600), side=0.2, sizes=None, splits=None, names=None, findings=()):
+    """The same of pictures with boxes, 480 x 640, the median box's shorter side a fifth of its picture's."""
+    splits = splits or {"train": 240, "val": 60}
+    there = sum(((Item(Path("a.jpg"), split),) * many for split, many in splits.items()), ())
+    labels = tuple(Label(name, (0, 0, 0)) for name in names or [f"kind {k}" for k in range(len(boxes))])
+    data = Dataset("coco", Path("cells"), labels, there, task="detect")
+    return Report(data, {}, sizes or {(480, 640): len(there)}, findings, tuple(boxes), tuple(boxes), side)
+
+
+def made(report):
+    """The recipe for what a check found."""
+    return suggest(report, PHOTOS).recipe
+
+
+def words(report):
+    """All sentences of a suggestion for it, one line each."""
+    suggestion = suggest(report, PHOTOS)
     return "\n".join(suggestion.found + suggestion.chosen)
 
 
@@ -180,6 +213,210 @@ class TestStart:
         assert chosen.network["network"] == network
         assert bool(chosen.train.init) == (network == "espnetv2")
         assert chosen.data.multiple == (1 if network == "espnet" else 32)
+
+
+class TestOtherTasks:
+    @pytest.mark.parametrize(("report", "task"), [(of_pictures(), "classify"), (of_boxes(), "detect")])
+    def test_they_take_the_encoder_of_objects(self, report, task):
+        from espy import build
+        from espy.learn.start import start
+
+        recipe = made(report)
+        assert recipe.network == {"network": "espnetv2", "task": task, "width": 2.0}
+        assert (recipe.train.init, recipe.train.init_mapping, recipe.data.multiple) == ("objects", "", 32)
+        assert "Pascal VOC" in recipe.card.terms
+        assert "its encoder started from the bundled objects; afresh: the encoder's last level and" in words(report)
+        network = build(**recipe.network, classes=2, seed=0)
+        taken = start(network, report.data.labels, recipe.train.init)
+        encoder = [name for name in network.state_dict() if name.startswith("encoder.") and "num_batches" not in name]
+        fresh = [name for name in encoder if name not in taken.whole]
+        assert len(taken.whole) > 0.7 * len(encoder)
+        assert all("5" in name.split(".")[1] for name in fresh)
+
+    @pytest.mark.parametrize("network", ["espnet", "espnetv2_first"])
+    @pytest.mark.parametrize("report", [of_pictures(), of_boxes()], ids=["classify", "detect"])
+    def test_networks_that_segment_alone_are_refused(self, report, network):
+        _, message = attempt(SpecError, suggest, report, PHOTOS, network)
+        assert message.startswith(f"{network}: task '{report.data.task}' is unknown")
+
+    @pytest.mark.parametrize(("make", "batch"), [(of_pictures, 32), (of_boxes, 8)])
+    @pytest.mark.parametrize("pictures", [2, 7, 8, 33, 205, 9469])
+    def test_a_run_has_as_many_steps_as_with_masks(self, make, batch, pictures):
+        train = made(make(splits={"train": pictures, "val": 20})).train
+        epoch = max(1, pictures // batch)
+        assert train.batch == min(batch, pictures)
+        assert abs(train.epochs * epoch - 7500) <= epoch / 2
+
+    @pytest.mark.parametrize("make", [of_pictures, of_boxes])
+    def test_pictures_are_not_mirrored_where_classes_tell_left_from_right(self, make):
+        assert made(make(names=("left turn", "right turn"))).augment.flip == 0
+        assert made(make()).augment.flip == 0.5
+
+    @pytest.mark.parametrize(
+        ("make", "truth"), [(of_pictures, "in folders of their classes"), (of_boxes, "with boxes")]
+    )
+    def test_what_was_found_is_said(self, make, truth):
+        found = suggest(make(splits={"train": 9}), PHOTOS).found
+        assert found[0] == f"9 pictures {truth}: train 9"
+        assert found[1].startswith("no split to validate on")
+        assert found[2].startswith("9 pictures to train on: fewer than 50")
+
+    @pytest.mark.parametrize("make", [of_pictures, of_boxes])
+    def test_classes_of_few_pictures_are_named(self, make):
+        there = words(make((200, 9, 10, 0, 1), names=["cat", "dog", "cow", "yak", "elk"]))
+        assert "fewer than 10, too few to learn much from: dog 9, elk 1; add some" in there
+        assert "too few" not in words(make((200, 10)))
+
+    @pytest.mark.parametrize("make", [of_pictures, of_boxes])
+    def test_hours_follow_the_pixels_and_are_by_the_speed_that_is_said(self, make):
+        report = make(splits={"train": 240})
+        suggestion = suggest(report, PHOTOS)
+        run = suggestion.recipe.train
+        (speed,) = re.findall(r"by ([\d.]+) pictures of height", suggestion.chosen[-1])
+        assert suggestion.hours == pytest.approx(
+            run.epochs * (240 // run.batch) * run.batch / float(speed) / 3600, rel=0.05
+        )
+        assert suggest(make(splits={"train": 240, "val": 100}), PHOTOS).hours > suggestion.hours
+
+
+class TestClassify:
+    @pytest.mark.parametrize(
+        ("sizes", "side"),
+        [
+            ({(128, 128): 9}, 128), ({(375, 500): 9}, 224), ({(500, 150): 9}, 128), ({(96, 2000): 9}, 96),
+            ({(28, 28): 9}, 64), ({(1, 4000): 9}, 64), ({(100, 300): 4, (200, 170): 5}, 160),
+        ],
+    )  # fmt: skip
+    def test_the_size_is_a_square_of_the_median_short_side(self, sizes, side):
+        assert made(of_pictures(sizes=sizes)).data.size == (side, side)
+
+    def test_pictures_vary_in_scale_and_shape_and_labels_are_smoothed(self):
+        recipe = made(of_pictures())
+        assert (recipe.augment.scale, recipe.augment.stretch, recipe.loss.smoothing) == ((1.0, 1.7), 1.3, 0.1)
+        assert recipe.augment.crop is None
+        there = words(of_pictures())
+        assert "sees the middle of a picture at height 224, width 224" in there
+        assert "scaled by 1 to 1.7 and stretched by up to 1.3" in there
+        assert "smoothed by 0.1" in there
+
+    @pytest.mark.parametrize(
+        ("pictures", "weights"),
+        [
+            ((150, 150), "none"),
+            ((700, 100), "none"),
+            ((710, 100), "frequency"),
+            ((100,) * 200, "none"),
+            ((90, 0, 90), "none"),
+        ],
+    )
+    def test_classes_are_weighted_where_one_has_less_than_a_quarter_of_an_even_share(self, pictures, weights):
+        assert made(of_pictures(pictures)).loss.class_weights == weights
+
+    def test_the_reason_for_weights_is_said(self):
+        assert "weighted by frequency, as kind 1 has 1.00 % of the pictures" in words(of_pictures((990, 10)))
+        assert "not weighted, as each has 12.5 % of the pictures or more" in words(of_pictures())
+
+    def test_it_is_said_when_ends_of_pictures_are_cut_off(self):
+        assert "long sides are up to 2.00 times the short ones" in words(
+            of_pictures(sizes={(100, 100): 9, (300, 150): 1})
+        )
+        assert "long sides" not in words(of_pictures(sizes={(100, 110): 9}))
+
+    @pytest.mark.parametrize("pictures", [(30,), (30, 0)])
+    def test_one_class_is_refused(self, pictures):
+        _, message = attempt(DataError, suggest, of_pictures(pictures), "imagefolder:animals")
+        assert message.startswith("imagefolder:animals: has pictures of one class, so there is nothing to tell apart")
+
+
+class TestDetect:
+    @pytest.mark.parametrize(
+        ("picture", "box", "side"),
+        [
+            ((480, 640), 0.2, 320), ((1080, 1920), 0.05, 320), ((1080, 1920), 0.04, 416), ((1080, 1920), 0.001, 512),
+            ((200, 400), 0.01, 384), ((100, 100), 0.01, 320),
+        ],
+    )  # fmt: skip
+    def test_the_size_is_a_square_that_grows_for_small_boxes_in_large_pictures(self, picture, box, side):
+        """0.05 of 320 is 16 pixels; 0.04 of 416 is 16.6, of 384 it would be 15.4."""
+        assert made(of_boxes(sizes={picture: 9}, side=box)).data.size == (side, side)
+
+    @pytest.mark.parametrize(
+        ("box", "seen"),
+        [
+            (0.2, "64 of 320 pixels"), (0.04, "17 of 416 pixels; of 320 pixels, which are usual, it would be 13"),
+            (0.02, "10 of 512 pixels; of 320 pixels, which are usual, it would be 6; below 16 things are hard to find: cut "
+                   "pictures, with their boxes, into parts"),
+        ],
+        ids=["large", "small", "tiny"],
+    )  # fmt: skip
+    def test_it_is_said_how_large_boxes_are_seen(self, box, seen):
+        found = suggest(of_boxes(sizes={(1080, 1920): 9}, side=box), PHOTOS).found
+        assert f"the median box's shorter side is {100 * box:.1f} % of its picture's, {seen}" in found
+
+    def test_pictures_vary_as_in_the_recipe_for_bccd(self):
+        ours, theirs = made(of_boxes()).augment, read_recipe(RECIPES / "bccd.toml").augment
+        assert ours == theirs
+        there = words(of_boxes())
+        assert (
+            "scaled by 0.8 to 1.8 and stretched by up to 1.2, each part overlapping a box by at least 0, 0.3 or 0.5"
+            in there
+        )
+
+    def test_one_kind_of_thing_is_enough(self):
+        assert "1 class, of the boxes: kind 0 100.00 %" in words(of_boxes((50,)))
+
+    def test_classes_are_never_weighted(self):
+        assert made(of_boxes((10_000, 1))).loss.class_weights == "none"
+        assert "weighted" not in words(of_boxes((10_000, 1)))
+
+    def test_crowds_alone_are_refused(self):
+        _, message = attempt(DataError, suggest, of_boxes((3,), side=0.0), PHOTOS)
+        assert "no box to learn" in message
+
+
+def fewer(root, found, pictures):
+    """Some of a set's pictures in a set of the same layout, as links."""
+    for path in found:
+        for one in sorted(path.iterdir())[:pictures]:
+            link = root / path.relative_to(path.parents[1]) / one.name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(one)
+    return root
+
+
+class TestPublishedSets:
+    """What is suggested for them is what a run takes."""
+
+    @staticmethod
+    def resolved(where, tmp_path):
+        from espy.learn.loop import resolve
+        from espy.learn.sets import open_sets
+
+        file = tmp_path / "my.toml"
+        file.write_text(suggest(check(where), where).to_toml(file), encoding="utf-8")
+        recipe = read_recipe(file)
+        return resolve(recipe, open_sets(recipe.data, recipe.network["task"]))
+
+    @needs(DATA / "imagenette128")
+    def test_imagenette(self, tmp_path):
+        source = DATA / "imagenette128"
+        root = fewer(tmp_path / "some", [*(source / "train").iterdir(), *(source / "val").iterdir()], 12)
+        recipe = self.resolved(f"imagefolder:{root}", tmp_path)
+        assert (recipe.data.size, recipe.train.batch, recipe.network["classes"]) == ((128, 128), 32, 10)
+        assert recipe.train.epochs == 2500  # 120 pictures: 3 steps an epoch
+
+    @needs(DATA / "bccd")
+    def test_bccd(self, tmp_path):
+        """640 x 480; red cells, which are most, are about a hundred pixels."""
+        recipe = self.resolved(f"voc:{DATA / 'bccd'}", tmp_path)
+        assert (recipe.data.size, recipe.train.batch, recipe.network["classes"]) == ((320, 320), 8, 3)
+        assert recipe.train.epochs == 300  # 205 pictures: 25 steps an epoch
+
+    @needs(DATA / "coco128")
+    def test_coco128(self, tmp_path):
+        recipe = self.resolved(f"coco:{DATA / 'coco128'}", tmp_path)
+        assert (recipe.data.size, recipe.network["classes"]) == ((320, 320), 80)
+        assert recipe.train.epochs == 1250  # 51 of the 64 pictures: 6 steps an epoch
 
 
 class TestRun:

@@ -15,16 +15,20 @@ from espy.errors import DataError, one_line
 @click.argument("data", metavar="KIND:PATH")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The file to write, NAME.toml.")
 @click.option(
+    "--task", help="segment or detect, for a kind that holds both (voc); masks where there are any unless given."
+)
+@click.option(
     "--network",
     default="espnetv2",
     show_default=True,
-    help="espnetv2, started from bundled weights; espnetv2_first or espnet, from none.",
+    help="espnetv2, started from bundled weights; for masks also espnetv2_first or espnet, from none.",
 )
 @click.option("--force", is_flag=True, help="Overwrite a file that exists.")
-def command(data: str, out: Path, network: str, force: bool) -> int:
-    """Look at a set of pictures with masks and write a first recipe for it, with the reasons in words.
+def command(data: str, out: Path, task: str | None, network: str, force: bool) -> int:
+    """Look at a set of pictures with their truth and write a first recipe for it, with the reasons in words.
 
-    KIND is folder, camvid, cityscapes or voc. A set with faults gets none: they are told as by check, with exit code 2.
+    KIND is folder, camvid, cityscapes or voc for masks, imagefolder for classes of pictures, voc, coco or yolo for boxes. A set
+    with faults gets none: they are told as by check, with exit code 2.
 
     Example: espy recipe folder:photos/ -o my.toml
     """
@@ -39,7 +43,12 @@ def command(data: str, out: Path, network: str, force: bool) -> int:
     if network not in NETWORKS:
         raise click.BadParameter(f"--network {network!r}: {nearest(network, list(NETWORKS))}")
     refuse_existing(out, force)
-    opened = open_set(data, task="segment")
+    opened = open_set(data, task=task)
+    if opened.task not in NETWORKS[network]:
+        able = " or ".join(name for name, tasks in NETWORKS.items() if opened.task in tasks)
+        raise click.BadParameter(
+            f"--network {network!r}: has no task {opened.task!r}, which {data} is for: take {able}"
+        )
     with text.bar(len(opened) + len(opened.lone)) as advance:
         report = check(opened, advance=advance)
     if not report.ok:

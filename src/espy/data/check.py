@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from espy.data.boxes import Boxed
@@ -29,6 +30,7 @@ class Report:
     `pixels`: mask value -> how often it occurs over all masks of pairs that could be read, 255 for void; empty but for
     segmentation. `sizes`: (height, width) of their upright pictures -> how many. `findings`: faults first. `pictures`: in how
     many pictures each class occurs, and `boxes`: how many boxes it has, crowds too; empty for masks, the latter but for boxes.
+    `box_side`: the median box's shorter side as a share of its picture's height or width, crowds left out; 0 without boxes.
     """
 
     data: Dataset
@@ -37,6 +39,7 @@ class Report:
     findings: tuple[Finding, ...]
     pictures: tuple[int, ...] = ()
     boxes: tuple[int, ...] = ()
+    box_side: float = 0.0
 
     @property
     def ok(self) -> bool:
@@ -59,13 +62,14 @@ class Report:
 @dataclass(frozen=True)
 class _Looked:
     """A pair or a file in none: what is wrong, its picture's size, how often each value occurs in its mask, or the class of
-    the picture or of each of its boxes."""
+    the picture or of each of its boxes, and the boxes' shorter sides in shares of the picture's."""
 
     of: Item | Lone
     rows: tuple[tuple[Fault, str], ...]
     size: tuple[int, int] | None = None
     counts: tuple[int, ...] | None = None
     classes: tuple[int, ...] = ()
+    sides: tuple[float, ...] = ()
 
     @property
     def mask(self) -> Path:
@@ -127,6 +131,7 @@ def check(
         tuple(sorted(findings, key=lambda finding: finding.severity != "fault")),
         tuple(pictures[index] for index in within),
         tuple(boxes[index] for index in within) if opened.task == "detect" else (),
+        median(side for one in paired for side in one.sides) if any(one.sides for one in paired) else 0.0,
     )  # fmt: skip
 
 
@@ -166,7 +171,13 @@ def _boxed(of: Boxed, rows: Callable[[list[Fault], Path], tuple[tuple[Fault, str
     except FileError as error:
         return _Looked(of, rows([error.fault], of.picture) + rows([*of.stated.problems], of.stated.file))
     boxes, faults = of.stated.placed(*picture.size, picture.orientation)
-    return _Looked(of, rows(faults, of.stated.file), picture.size, classes=tuple(boxes.classes.tolist()))
+    height, width = picture.size
+    learnt = boxes.corners[~boxes.crowd] / (width, height, width, height)
+    sides = (learnt[:, 2:] - learnt[:, :2]).min(1)
+    return _Looked(
+        of, rows(faults, of.stated.file), picture.size,
+        classes=tuple(boxes.classes.tolist()), sides=tuple(sides.tolist()),
+    )  # fmt: skip
 
 
 def _picture(path: Path) -> tuple[list[Fault], tuple[int, int] | None]:

@@ -185,6 +185,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
 }  # fmt: skip
 CHOICES = {
     "network": f"one of {', '.join(specs.NETWORKS)}; every choice of a network may stand here (docs/python.md)",
+    "task": "segment, classify or detect: masks, a class a picture, boxes",
     "width": "s: more is more accurate, larger and slower",
     "projection": "width of the decoder's pyramids; as the starting weights have it, so that they fit",
 }

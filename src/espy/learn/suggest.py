@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import re
 import shlex
-import statistics
 import textwrap
-from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from math import ceil, floor, sqrt
+from math import ceil
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from espy import bundle
 from espy import spec as specs
-from espy.data.augment import Augment
 from espy.data.check import Report
 from espy.data.loader import steps_in_epoch
 from espy.data.masks import VOID
@@ -25,30 +24,20 @@ from espy.header import Header, read_safetensors
 from espy.labels import compared
 from espy.learn.films import films, hold_out_pattern
 from espy.learn.recipe import About, Data, Loss, Recipe, Train, Validate, to_toml
+from espy.learn.tasks import MOST_TRAINED, TASKS, Task, area, median_size
 from espy.measure.mapping import fitting, read_mapping
 from espy.output import shown
 
-STEP = 32  # sides are multiples of it, as the deployed ESPNetv2 needs them
-LONGEST = 16  # width by height, or height by width
-MOST_PIXELS = 512 * 1024  # that the network sees; as many as `street`
-MOST_TRAINED = 384 * 640  # pixels of a crop in training, which takes half the time and memory
-BATCH = 8
-STEPS = 7500  # in a run: 60,000 pictures of MOST_TRAINED pixels are a night's work
+STEPS = 7500  # in a run: of 8 pictures, 60,000 of MOST_TRAINED pixels are a night's work
 LOOKS = 50  # validations in a run
 WIDTH = 2.0  # of ESPNetv2: the accurate one
-STARTS = ("street", "objects")  # bundled ESPNetv2 of this width that were trained on thousands of pictures
-RARE = 0.01  # share of the labelled pixels below which a class makes all be weighted
-MUCH_LARGER = 2.0  # times what the network sees: from here on it is said that small things vanish
-ONE_SHAPE = 1.2  # widest shape by narrowest: from here on it is said that pictures are stretched
 MOST_NAMED = 20  # classes that are listed
+FEW = 50  # pictures to train on, below which it is said that they are few
+FEW_EACH = 10  # the same of a class
 
 COMMENT = textwrap.TextWrapper(116, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
-SPEED = {"espnetv2": 2.0, "espnetv2_first": 2.6, "espnet": 6.0}
-"""Crops of MOST_TRAINED pixels that two cores train on in a second in bfloat16; in float32 half as many."""
-
 STEP_S = 0.07  # seconds of a step whatever its pictures: hundreds of small operations, the optimiser, the average
-LOOKING = 1 / 3  # time of a validated picture by that of a crop of its size trained on: there is no way back
 
 
 @dataclass(frozen=True)
@@ -76,43 +65,41 @@ class Suggestion:
 def suggest(report: Report, where: str, network: str = "espnetv2") -> Suggestion:
     """A first recipe for the set `where` (KIND:PATH), of which `report` is the check.
 
-    `network`: espnetv2, started from bundled weights, or espnetv2_first or espnet, which start from none. Raises DataError
-    for a set that cannot be trained on.
+    `network`: espnetv2, started from bundled weights, or for masks espnetv2_first or espnet, which start from none. Raises
+    DataError for a set that cannot be trained on, SpecError where the network has not its task.
     """
-    data = report.data
+    data, task = report.data, TASKS[report.data.task]
     if not report.ok:
         raise DataError(f"{where}: has faults, cure them first: see espy check {where}")
-    if len(data.labels) < 2:
-        raise DataError(f"{where}: has one class, so there is nothing to tell apart: name two or more in classes.txt")
     if where != shown(where):
         raise DataError(f"{shown(where)}: a recipe cannot hold a name that is no Unicode: rename the folder")
-    labels, shares = [label.name for label in data.labels], class_shares(report)
-    if not any(shares):
-        raise DataError(f"{where}: every pixel is void, so there is nothing to learn: label some")
+    if reason := task.unfit(report):
+        raise DataError(f"{where}: {reason}")
+    labels, counts = [label.name for label in data.labels], task.counts(report)
+    shares = [n / sum(counts) for n in counts]
     train, validate = pick_splits(data.splits)
-    size = network_size(*median_size(report), MOST_PIXELS)
-    crop = network_size(*size, MOST_TRAINED)
-    batch = min(BATCH, data.splits[train])
+    size = task.size(report)
+    batch = min(task.batch, data.splits[train])
     epochs = max(1, round(STEPS / steps_in_epoch(data.splits[train], batch)))
-    choices: dict[str, Any] = {"network": network} | ({"width": WIDTH} if network != "espnet" else {})
-    weighted = min(share for share in shares if share) < RARE
-    varied: dict[str, Any] = {"flip": 0.0} if sided(labels) else {}
-    if crop != size:
-        low, high = Augment().scale
-        whole = floor(100 * sqrt(_pixels(crop) / _pixels(size))) / 100  # the scale at which a crop is the whole picture
-        varied |= {"crop": crop, "scale": (min(low, whole), high)}
-    start = Start.best(labels) if network == "espnetv2" else None
-    if start:
+    choices: dict[str, Any] = {"network": network}
+    if data.task != "segment":  # what every network does unless told otherwise
+        choices["task"] = data.task
+    if network != "espnet":
+        choices["width"] = WIDTH
+    start = Start.best(data.task, labels) if network == "espnetv2" else None
+    if start and start.whole:
         choices["projection"] = start.header.spec.pyramid_width  # type: ignore[union-attr]
-    whole_view = specs.make(**choices).receptive_field_px is None
+    whole_view = specs.make(**choices, classes=len(labels)).receptive_field_px is None
+    weighted = min(share for share in shares if share) < task.rare(len(labels))
+    augment = task.augment(size)
     recipe = Recipe(
         choices,
         Data(where, size, 32 if whole_view else 1, train, validate),
         Train(
             init=start.name if start else "", init_mapping=start.mapping if start else "", epochs=epochs, batch=batch
         ),
-        Loss(class_weights="frequency" if weighted else "none"),
-        Augment(**varied),
+        Loss(smoothing=task.smoothing, class_weights="frequency" if weighted else "none"),
+        msgspec.structs.replace(augment, flip=0.0) if sided(labels) else augment,
         Validate(every=max(1, round(epochs / LOOKS))),
         About(terms=f"Started from {start.name}: {start.header.card.terms}" if start else ""),
     )
@@ -140,28 +127,6 @@ def commands(recipe: Recipe, path: Path) -> list[str]:
 # Choices
 
 
-def network_size(height: float, width: float, most: int) -> tuple[int, int]:
-    """The largest (height, width) of this shape, sides multiples of STEP, at most `most` pixels and no larger than given.
-
-    A side of the given size counts as rounded to STEP, so that 360 x 480 gives 352 x 480, and one longer than LONGEST times
-    the other as that.
-
-    >>> network_size(1080, 1920, MOST_PIXELS), network_size(360, 480, MOST_PIXELS)
-    ((544, 960), (352, 480))
-    """
-
-    def near(side: float) -> int:
-        return max(1, round(side / STEP)) * STEP
-
-    height, width = min(height, LONGEST * width), min(width, LONGEST * height)
-    fitting = [
-        (high, wide)
-        for high in range(STEP, near(height) + 1, STEP)
-        if (wide := min(near(high * width / height), near(width))) * high <= most
-    ]
-    return max(fitting, key=lambda size: size[0] * size[1])
-
-
 def pick_splits(splits: Collection[str]) -> tuple[str, str]:
     """The splits to train and to validate on, "" where none is meant for that.
 
@@ -176,19 +141,6 @@ def pick_splits(splits: Collection[str]) -> tuple[str, str]:
     return train, named("val") if named("val") != train else ""
 
 
-def class_shares(report: Report) -> list[float]:
-    """Each class's share of the labelled pixels."""
-    pixels = [report.pixels.get(value, 0) for value in range(len(report.data.labels))]
-    return [n / max(1, sum(pixels)) for n in pixels]
-
-
-def median_size(report: Report) -> tuple[float, float]:
-    """(height, width) of the median picture."""
-    sizes = list(Counter(report.sizes).elements())
-    height, width = (statistics.median(size[side] for size in sizes) for side in (0, 1))
-    return height, width
-
-
 def sided(labels: Collection[str]) -> list[str]:
     """The classes that tell left from right, so that a mirrored picture would be labelled wrongly.
 
@@ -199,12 +151,16 @@ def sided(labels: Collection[str]) -> list[str]:
 
 
 def hours(recipe: Recipe, splits: dict[str, int]) -> float:
-    """Hours that a run takes on two cores that multiply bfloat16, reckoned from SPEED, the pixels and the steps."""
-    size, looks = recipe.data.size, ceil(recipe.train.epochs / recipe.validate.every)
-    trained = steps(recipe, splits) * recipe.train.batch * _pixels(recipe.augment.crop or size)
-    looked = looks * splits.get(recipe.data.validate, 0) * _pixels(size) * LOOKING
-    seconds = (trained + looked) / MOST_TRAINED / SPEED[recipe.network["network"]]
-    return (seconds + steps(recipe, splits) * STEP_S) / 3600
+    """Hours that a run takes on two cores that multiply bfloat16, reckoned from the pixels and the steps."""
+    looks = ceil(recipe.train.epochs / recipe.validate.every)
+    trained = steps(recipe, splits) * recipe.train.batch / pictures_a_second(recipe)
+    looked = looks * splits.get(recipe.data.validate, 0) * _seconds(recipe, recipe.data.size) * _task(recipe).looking
+    return (trained + looked) / 3600
+
+
+def pictures_a_second(recipe: Recipe) -> float:
+    """How many such a machine trains on, as `espy train` counts them."""
+    return 1 / (_seconds(recipe, recipe.augment.crop or recipe.data.size) + STEP_S / recipe.train.batch)
 
 
 def steps(recipe: Recipe, splits: dict[str, int]) -> int:
@@ -212,30 +168,39 @@ def steps(recipe: Recipe, splits: dict[str, int]) -> int:
     return recipe.train.epochs * steps_in_epoch(splits[recipe.data.train], recipe.train.batch)
 
 
-def _pixels(size: tuple[int, int]) -> int:
-    return size[0] * size[1]
+def _seconds(recipe: Recipe, size: tuple[int, int]) -> float:
+    """What a crop of this size takes in training."""
+    return area(size) / MOST_TRAINED / _task(recipe).speed[recipe.network["network"]]
+
+
+def _task(recipe: Recipe) -> Task:
+    return TASKS[recipe.network.get("task", "segment")]
 
 
 @dataclass(frozen=True)
 class Start:
-    """Bundled weights to start from: their name and header, the shipped mapping to the set's labels ("": equal names), and
-    the set's classes whose rows they have."""
+    """Bundled weights to start from: their name and header, whether all of them are taken (`whole`) or, of another task, the
+    encoder, the shipped mapping to the set's labels ("": equal names), and the set's classes whose rows are taken."""
 
     name: str
     header: Header
-    mapping: str
-    known: tuple[str, ...]
+    whole: bool
+    mapping: str = ""
+    known: tuple[str, ...] = ()
 
     @classmethod
-    def best(cls, labels: Sequence[str]) -> Start:
-        """Of STARTS the one that knows most of these classes, the first of equals."""
+    def best(cls, task: str, labels: Sequence[str]) -> Start:
+        """Of a task's starts the one of which most of these classes are taken, the first of equals."""
         starts = []
-        for name in STARTS:
+        for name in TASKS[task].starts:
             header = read_safetensors(bundle.path(name, ".safetensors"))[0]
+            if header.task != task:
+                starts.append(cls(name, header, whole=False))
+                continue
             mapping = fitting([label.name for label in header.labels], labels)
             meant = read_mapping(mapping) if mapping else {label.name: label.name for label in header.labels}
             known = {compared(meaning) for meaning in meant.values()}
-            starts.append(cls(name, header, mapping, tuple(n for n in labels if compared(n) in known)))
+            starts.append(cls(name, header, True, mapping, tuple(n for n in labels if compared(n) in known)))
         return max(starts, key=lambda start: len(start.known))
 
 
@@ -244,13 +209,21 @@ class Start:
 
 def _pictures(report: Report, recipe: Recipe) -> Iterator[str]:
     data, chosen = report.data, recipe.data
-    splits = ", ".join(f"{name} {pairs}" for name, pairs in data.splits.items())
+    splits = ", ".join(f"{name} {pictures}" for name, pictures in data.splits.items())
     drawn = "; the folder has no splits, so a fifth is val by a hash of the names, the same on every machine"
-    yield f"{_several(len(data), 'picture')} with masks: {splits}{drawn if data.seeded and chosen.validate else ''}"
+    yield (
+        f"{_several(len(data), 'picture')} {_task(recipe).truth}: {splits}"
+        f"{drawn if data.seeded and chosen.validate else ''}"
+    )
     if not chosen.validate:
         yield (
             "no split to validate on: the weights of the last epoch are kept, and nothing tells how good they are; "
             "label more pictures for a split val"
+        )
+    if data.splits[chosen.train] < FEW:
+        yield (
+            f"{_several(data.splits[chosen.train], 'picture')} to train on: fewer than {FEW} show little of what there is, so "
+            "expect mistakes on others; label more that differ from these"
         )
     sizes = list(report.sizes)
     height, width = median_size(report)
@@ -262,30 +235,24 @@ def _pictures(report: Report, recipe: Recipe) -> Iterator[str]:
             f"heights from {min(high)} to {max(high)}, median {height:g}; "
             f"widths from {min(wide)} to {max(wide)}, median {width:g}"
         )
-    shapes = [w / h for h, w in sizes]
-    if max(shapes) > ONE_SHAPE * min(shapes):
-        yield (
-            f"width / height goes from {min(shapes):.2f} to {max(shapes):.2f}: all are stretched to one shape, in training "
-            "as in use"
-        )
-    times = sqrt(height * width / _pixels(chosen.size))
-    if times > MUCH_LARGER:
-        yield (
-            f"the median picture is {times:.1f} times as high and wide as what the network sees, so small things vanish: where "
-            "they matter, cut pictures and masks into parts, or raise size and crop, which takes longer"
-        )
+    yield from _task(recipe).seen(report, chosen.size)
 
 
 def _classes(report: Report, shares: Sequence[float]) -> Iterator[str]:
-    labels = report.data.labels
-    ordered = sorted(zip(shares, [label.name for label in labels], strict=True), reverse=True)
+    data, task = report.data, TASKS[report.data.task]
+    ordered = sorted(zip(shares, [label.name for label in data.labels], strict=True), reverse=True)
     listed = [f"{name} {100 * share:.2f} %" for share, name in ordered]
     if len(listed) > MOST_NAMED:
         listed[MOST_NAMED - 1 : -1] = ["..."]
-    looked = "; counted in the masks and named by number: name them in classes.txt" if report.data.looked else ""
-    yield f"{len(labels)} classes, of the labelled pixels: {', '.join(listed)}{looked}"
-    void = report.pixels.get(VOID, 0) / max(1, sum(report.pixels.values()))
-    yield f"{100 * void:.2f} % of all pixels are void, neither learnt nor counted" if void else "no pixel is void"
+    looked = f"; {task.looked}" if data.looked else ""
+    yield f"{_several(len(data.labels), 'class', 'classes')}, of the {task.unit}: {', '.join(listed)}{looked}"
+    few = [f"{label.name} {n}" for label, n in zip(data.labels, report.pictures, strict=False) if 0 < n < FEW_EACH]
+    if few:
+        named = ", ".join(few[:MOST_NAMED]) + (", ..." if len(few) > MOST_NAMED else "")
+        yield f"pictures of some classes are fewer than {FEW_EACH}, too few to learn much from: {named}; add some"
+    if report.pixels:
+        void = report.pixels.get(VOID, 0) / sum(report.pixels.values())
+        yield f"{100 * void:.2f} % of all pixels are void, neither learnt nor counted" if void else "no pixel is void"
 
 
 def _films(items: Sequence[Item], train: str, validate: str) -> Iterator[str]:
@@ -307,39 +274,50 @@ def _films(items: Sequence[Item], train: str, validate: str) -> Iterator[str]:
 
 
 def _network(recipe: Recipe, start: Start | None, labels: Sequence[str]) -> Iterator[str]:
-    name = ", ".join([recipe.network["network"], *(f"width {w}" for k, w in recipe.network.items() if k == "width")])
+    said = (f"{choice} {value}" for choice, value in recipe.network.items() if choice in ("task", "width"))
+    name = ", ".join([recipe.network["network"], *said])
     if start is None:
         yield f"{name}, from random weights: espnetv2 starts from bundled ones and needs fewer pictures"
         return
-    by = f"the mapping {start.mapping}" if start.mapping else "name"
-    known = (
-        f", which knows by {by}: {', '.join(start.known[:MOST_NAMED])}"
-        if start.known
-        else ", which knows none of these classes"
-    )
-    fresh = [label for label in labels if label not in start.known]
-    rest = f"; afresh: {', '.join(fresh[:MOST_NAMED])}" if fresh and start.known else ""
-    yield f"{name}, started from the bundled {start.name}{known}{rest}"
+    if start.whole:
+        by = f"the mapping {start.mapping}" if start.mapping else "name"
+        known = (
+            f", which knows by {by}: {', '.join(start.known[:MOST_NAMED])}"
+            if start.known
+            else ", which knows none of these classes"
+        )
+        fresh = [label for label in labels if label not in start.known]
+        rest = f"; afresh: {', '.join(fresh[:MOST_NAMED])}" if fresh and start.known else ""
+        yield f"{name}, started from the bundled {start.name}{known}{rest}"
+    else:
+        yield f"{name}, its encoder started from the bundled {start.name}; afresh: the encoder's last level and what follows"
     yield f"terms that go with {start.name}: {start.header.card.terms}"
 
 
 def _choices(recipe: Recipe, labels: Sequence[str], shares: Sequence[float]) -> Iterator[str]:
-    (h, w), crop = recipe.data.size, recipe.augment.crop
-    low, high = recipe.augment.scale
-    parts = f"parts of height {crop[0]}, width {crop[1]}" if crop else "parts of that size"
-    yield f"the network sees height {h}, width {w}; it is trained on {parts} of pictures scaled by {low:g} to {high:g}"
+    (h, w), augment, task = recipe.data.size, recipe.augment, _task(recipe)
+    parts = f"parts of height {augment.crop[0]}, width {augment.crop[1]}" if augment.crop else "parts of that size"
+    varied = f"scaled by {augment.scale[0]:g} to {augment.scale[1]:g}"
+    if augment.stretch > 1:
+        varied += f" and stretched by up to {augment.stretch:g}"
+    if augment.overlap:
+        *others, last = (f"{share:g}" for share in augment.overlap)
+        varied += f", each part overlapping a box by at least {', '.join(others)} or {last}"
+    yield f"the network sees {task.part}height {h}, width {w}; it is trained on {parts} of pictures {varied}"
     if recipe.loss.class_weights == "frequency":
         share, rarest = min((share, name) for share, name in zip(shares, labels, strict=True) if share)
-        yield f"classes are weighted by frequency, as {rarest} has {100 * share:.2f} % of the pixels"
-    else:
-        yield f"classes are not weighted, as each has {100 * RARE:g} % of the pixels or more"
+        yield f"classes are weighted by frequency, as {rarest} has {100 * share:.2f} % of the {task.unit}"
+    elif rare := task.rare(len(labels)):
+        yield f"classes are not weighted, as each has {100 * rare:.3g} % of the {task.unit} or more"
+    if recipe.loss.smoothing:
+        yield f"labels are smoothed by {recipe.loss.smoothing:g}, so that a wrong or doubtful one does less harm"
     if names := sided(labels):
         yield f"pictures are not mirrored, as classes tell left from right: {', '.join(names[:MOST_NAMED])}"
 
 
 def _run(recipe: Recipe, splits: dict[str, int], took: float) -> Iterator[str]:
-    train, speed = recipe.train, SPEED[recipe.network["network"]]
-    if train.batch < BATCH:
+    train, task = recipe.train, _task(recipe)
+    if train.batch < task.batch:
         yield f"batch {train.batch}, as there are no more pictures to train on"
     every = recipe.validate.every
     looks = ("after every one" if every == 1 else f"every {every}") if recipe.data.validate else "never"
@@ -347,10 +325,11 @@ def _run(recipe: Recipe, splits: dict[str, int], took: float) -> Iterator[str]:
         f"{_several(train.epochs, 'epoch')}, {steps(recipe, splits):,} steps of {_several(train.batch, 'picture')}; "
         f"validated {looks}"
     )
+    speed, (h, w) = pictures_a_second(recipe), recipe.augment.crop or recipe.data.size
     yield (
         f"about {duration(took)} on two cores that multiply bfloat16 (flags avx512_bf16 or amx_bf16 of the processor), "
-        f"{duration(2 * took)} on two that do not, by {speed:g} crops of 384 x 640 a second ({speed / 2:g} in float32); "
-        "espy train --profile measures yours"
+        f"{duration(task.float32 * took)} on two that do not, by {speed:.2g} pictures of height {h}, width {w} a second "
+        f"({speed / task.float32:.2g} in float32); espy train --profile measures yours"
     )
 
 
@@ -363,5 +342,5 @@ def duration(hours: float) -> str:
     return f"{hours:.0f} h" if hours >= 1.5 else f"{max(1, round(6 * hours)) * 10} min"
 
 
-def _several(number: int, one: str) -> str:
-    return f"{number:,} {one}{'' if number == 1 else 's'}"
+def _several(number: int, one: str, many: str = "") -> str:
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
