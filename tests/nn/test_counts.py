@@ -4,7 +4,7 @@ import pytest
 from torch import nn
 
 from espy.nn.build import build
-from espy.nn.count import macs, parameters
+from espy.nn.count import macs, parameters, traffic
 from espy.nn.eesp import EESP
 from espy.nn.esp import ESP
 
@@ -178,3 +178,23 @@ class TestMacsOfOneLayer:
         assert network.training
         assert all(p.device.type == "cpu" for p in network.parameters())
         assert not any(m._forward_hooks for m in network.modules())
+
+
+@pytest.mark.parametrize(
+    ("choices", "million_bytes"),
+    [
+        ({"network": "espnet", "alpha2": 2, "alpha3": 8}, 366),
+        ({"network": "espnetv2", "width": 2.0}, 807),
+        ({"network": "espnetv2", "width": 0.5}, 382),
+    ],
+    ids=str,
+)
+def test_traffic_is_that_measured_on_the_published_networks(choices, million_bytes):
+    """Counted by a program of its own when their speed was first looked into, rounded to 10⁶ bytes."""
+    assert round(traffic(build(choices, classes=20), CITY) / 1e6) == million_bytes
+
+
+def test_traffic_is_what_goes_in_and_comes_out():
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(8, 5, 1))
+    half = 16 * 24
+    assert traffic(network, (32, 48)) == 4 * (3 * 32 * 48 + 8 * half + 8 * half + 5 * half)
