@@ -25,6 +25,7 @@ from PIL import Image
 
 import espy
 from espy import bundle
+from espy.machine import processor
 from espy.picture.frame import Frame
 from espy.picture.read import read
 from espy.run import files
@@ -34,21 +35,13 @@ PHOTO = bundle.FOLDER / "photos" / "street_city.jpg"
 
 def machine() -> str:
     """The machine, the load and the versions, one line."""
-    cpu = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "?")
     import onnxruntime
     import PIL
 
     return (
-        f"{cpu}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}, "
+        f"{processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}, "
         f"Pillow {PIL.__version__}, ONNX Runtime {onnxruntime.__version__}"
     )
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text().splitlines()
-    except OSError:
-        return []
 
 
 def full_hd(path: Path) -> None:

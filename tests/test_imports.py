@@ -20,6 +20,7 @@ BASE = {
     "bundle",
     "priors",
     "eightbits",
+    "machine",
 }
 MAY = {
     "base": {"base"},
@@ -39,7 +40,13 @@ LATER = {
 }
 """(module, room) pairs that are allowed inside functions only."""
 
-LIGHT = {"espy.learn.films", "espy.learn.recipe", "espy.learn.suggest", "espy.learn.tasks", "espy.learn.watch"}
+LIGHT = {f"espy.ship.{name}" for name in ("bench", "energy", "foreign", "limits", "operators", "plot", "turns")} | {
+    "espy.learn.films",
+    "espy.learn.recipe",
+    "espy.learn.suggest",
+    "espy.learn.tasks",
+    "espy.learn.watch",
+}
 """Of the rooms that need torch: what the command line shows of training where there is none."""
 
 

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from espy.errors import OutputError
-from espy.learn.folder import RunFolder, processor
+from espy.learn.folder import RunFolder
 from espy.learn.recipe import from_dict, read_recipe
+from espy.machine import processor
 from espy.output import writing
 from samples import attempt
 

@@ -11,13 +11,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from filelock import FileLock, Timeout
 from PIL import Image
 
@@ -25,9 +22,9 @@ from espy.errors import OutputError
 from espy.learn import recipe as recipes
 from espy.learn.events import Events
 from espy.learn.recipe import Recipe
+from espy.machine import stamp
 from espy.output import is_part, write_bytes
 from espy.picture.write import write_picture
-from espy.version import VERSION
 
 LOCK = ".lock"
 
@@ -82,13 +79,7 @@ class RunFolder:
             starts = list(json.loads(path.read_text())["starts"])
         except (OSError, ValueError, KeyError, TypeError):
             starts = []
-        starts.append(
-            {
-                "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "espy": VERSION,
-                "python": platform.python_version(), "numpy": np.__version__, "system": platform.system(),
-                "machine": platform.machine(), "processor": processor(), "cores": os.cpu_count(), **facts,
-            }
-        )  # fmt: skip
+        starts.append({**stamp(), **facts})
         write_bytes(path, json.dumps({"starts": starts}, indent=1).encode(), force=True)
 
     def lines(self) -> list[dict[str, Any]]:
@@ -148,12 +139,3 @@ class RunFolder:
                 self._events.close()
             self._events = None
         self._lock.release()
-
-
-def processor() -> str:
-    """The processor's name as the system says it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

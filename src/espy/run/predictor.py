@@ -83,7 +83,7 @@ def load(
     """
     check_size(size, max_pixels)
     path, name = resolve(model, engine)
-    found = _header_of(path, header)
+    found = header_of(path, header)
     if size is None and tile is not None:
         size = "native"
     if tile is not None and found.task != "segment":
@@ -114,7 +114,8 @@ def resolve(model: str | Path, engine: str) -> tuple[Path, str]:
     return path, choose(engine, path)
 
 
-def _header_of(path: Path, given: str | Path | dict[str, Any] | Header | None) -> Header:
+def header_of(path: Path, given: str | Path | dict[str, Any] | Header | None = None) -> Header:
+    """What a model file says of itself, or what is `given` in its place."""
     if isinstance(given, Header):
         return from_json(to_json(given), "header")
     if isinstance(given, dict):

@@ -9,7 +9,6 @@ from several threads, and never computes in another precision than asked for.
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -106,11 +105,6 @@ def task_of(path: Path, inputs: Ports, outputs: Ports) -> str:
         "gives 'mask' (uint8 [N, H, W]), perhaps 'scores' (float32 [N, C, H, W]), or 'scores' (float32 [N, C]), or 'detections' "
         "(float32 [D, 7]): make one with `espy export`"
     )
-
-
-def available_threads() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_precision(engine: str, precision: str, known: tuple[str, ...]) -> None:

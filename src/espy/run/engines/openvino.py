@@ -10,7 +10,8 @@ import numpy as np
 import openvino as ov
 
 from espy.errors import EngineError, ModelError
-from espy.run.engines import LOGITS, OUTPUTS, available_threads, check_precision, task_of
+from espy.machine import available_threads
+from espy.run.engines import LOGITS, OUTPUTS, check_precision, task_of
 
 TYPES = {"u8": "uint8", "f32": "float32"}
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
@@ -23,21 +24,7 @@ class OpenVino:
     version = ov.__version__.split("-")[0]
 
     def __init__(self, path: Path, *, threads: int | None, precision: str) -> None:
-        check_precision(self.name, precision, tuple(PRECISIONS))
-        self.precision = precision
-        settings = {
-            "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
-            "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": "1",
-            "INFERENCE_NUM_THREADS": str(threads or available_threads()),
-        }
-        try:
-            self._model = ov.Core().compile_model(str(path), "CPU", settings)
-        except Exception as error:  # the runtime raises plain RuntimeError and kinds of its own
-            raise ModelError(f"{path}: OpenVINO cannot open it ({str(error).strip().splitlines()[-1][:200]})") from None
-        computes = self._model.get_property("INFERENCE_PRECISION_HINT").to_string()
-        if computes != PRECISIONS[precision]:  # without bfloat16 instructions the hint is passed over in silence
-            raise EngineError(f"engine openvino computes in {computes} on this processor, not in {precision!r}")
+        self._model, self.precision = compile_model(path, threads, precision), precision
         inputs, outputs = _ports(self._model.inputs), _ports(self._model.outputs)
         if len(self._model.inputs) == 1 and "image" in inputs:
             inputs = {"image": inputs["image"]}  # its other names are those of what was fused into it
@@ -51,12 +38,40 @@ class OpenVino:
         try:
             outputs = self._model.create_infer_request().infer([image])
         except Exception as error:
-            raise EngineError(f"OpenVINO failed: {str(error).strip().splitlines()[-1][:300]}") from None
+            raise failed(error) from None
         names = self._names + (self._scores if scores else [])
         return {name: np.array(outputs[name]) for name in names}
 
     def close(self) -> None:
         self._model = None
+
+
+def compile_model(path: Path, threads: int | None, precision: str, **settings: str) -> Any:
+    """Any `.onnx` file as OpenVINO's compiled model, set as for the project's own, and as `settings` say beside.
+
+    Raises EngineError where it would compute in another precision, ModelError where the file cannot be opened.
+    """
+    check_precision(OpenVino.name, precision, tuple(PRECISIONS))
+    settings = {
+        "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": "1",
+        "INFERENCE_NUM_THREADS": str(threads or available_threads()),
+        **settings,
+    }
+    try:
+        model = ov.Core().compile_model(str(path), "CPU", settings)
+    except Exception as error:  # the runtime raises plain RuntimeError and kinds of its own
+        raise ModelError(f"{path}: OpenVINO cannot open it ({str(error).strip().splitlines()[-1][:200]})") from None
+    computes = model.get_property("INFERENCE_PRECISION_HINT").to_string()
+    if computes != PRECISIONS[precision]:  # without bfloat16 instructions the hint is passed over in silence
+        raise EngineError(f"engine openvino computes in {computes} on this processor, not in {precision!r}")
+    return model
+
+
+def failed(error: Exception) -> EngineError:
+    """What a run that failed tells a user."""
+    return EngineError(f"OpenVINO failed: {str(error).strip().splitlines()[-1][:300]}")
 
 
 def _ports(found: Sequence[Any]) -> dict[str, tuple[str, int]]:
