@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from espy.nn.build import build as build
     from espy.published import load_published as load_published
     from espy.run.predictor import load as load
+    from espy.ship.bench import bench as bench
     from espy.ship.onnx import export as export
 
 _PUBLIC = {
     "EspyError": "espy.errors",
+    "bench": "espy.ship.bench",
     "build": "espy.nn.build",
     "evaluate": "espy.evaluation",
     "export": "espy.ship.onnx",
@@ -34,7 +36,18 @@ _PUBLIC = {
     "train": "espy.learn.loop",
 }
 
-__all__ = ["EspyError", "__version__", "build", "evaluate", "export", "load", "load_published", "models", "train"]
+__all__ = [
+    "EspyError",
+    "__version__",
+    "bench",
+    "build",
+    "evaluate",
+    "export",
+    "load",
+    "load_published",
+    "models",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

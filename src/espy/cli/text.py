@@ -23,8 +23,11 @@ def say(message: str) -> None:
 
 
 @contextlib.contextmanager
-def bar(total: int) -> Iterator[Callable[[str], None]]:
-    """A live bar (files, images/s, time left) on a terminal, nothing in a pipe. Call what it gives with each file's name."""
+def bar(total: int, unit: str = "images", *, live: bool = True) -> Iterator[Callable[[str], None]]:
+    """A bar (files, images/s, time left) on a terminal, nothing in a pipe. Call what it gives with each file's name.
+
+    `live`: it moves between the calls too, which takes a little of a core.
+    """
     if not sys.stderr.isatty():
         yield lambda name: None
         return
@@ -41,16 +44,16 @@ def bar(total: int) -> Iterator[Callable[[str], None]]:
     from rich.text import Text
 
     class Rate(ProgressColumn):
-        """Pictures a second."""
+        """How many a second."""
 
         def render(self, task: Task) -> Text:
-            return Text(f"{task.speed:.1f} images/s" if task.speed else "")
+            return Text(f"{task.speed:.1f} {unit}/s" if task.speed else "")
 
     name_column = TextColumn("{task.description}", markup=False)  # file names may hold brackets
     columns = (name_column, BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=live) as progress:
         line = progress.add_task("pictures", total=total)
-        yield lambda name: progress.update(line, advance=1, description=name[-30:])
+        yield lambda name: progress.update(line, advance=1, description=name[-30:], refresh=not live)
 
 
 def print_table(table: Table, width: int = 160) -> None:

@@ -1,0 +1,84 @@
+"""Where an engine's time goes, operator by operator, as its own profiler says."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RUNS = 5
+
+
+def find(
+    engine: str, path: Path, threads: int, precision: str, feed: dict[str, np.ndarray], run: Callable[[], Any]
+) -> list[dict[str, Any]]:
+    """Each kind of operator with its `calls` a run, `ms` a run and `share` of all, the longest first.
+
+    The profilers themselves take time, so that sums are above what a run takes without.
+    """
+    if engine == "onnxruntime":
+        nodes = _of_onnxruntime(path, threads, feed)
+    elif engine == "openvino":
+        nodes = _of_openvino(path, threads, precision, feed)
+    else:
+        nodes = _of_torch(run)
+    calls: dict[str, float] = defaultdict(float)
+    total: dict[str, float] = defaultdict(float)
+    for kind, times, ms in nodes:
+        calls[kind] += times
+        total[kind] += ms
+    whole = sum(total.values()) or 1.0
+    longest = sorted(total, key=lambda kind: -total[kind])
+    return [{"operator": k, "calls": calls[k], "ms": total[k], "share": total[k] / whole} for k in longest]
+
+
+Node = tuple[str, float, float]  # kind of operator, calls a run, milliseconds a run
+
+
+def _of_onnxruntime(path: Path, threads: int, feed: dict[str, np.ndarray]) -> list[Node]:
+    from espy.run.engines.onnxruntime import open_session
+
+    ms: dict[tuple[str, str], list[float]] = defaultdict(list)
+    with tempfile.TemporaryDirectory() as folder:
+        session = open_session(path, threads, profile=Path(folder) / "run")
+        for _ in range(RUNS):
+            session.run(None, feed)
+        for event in json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")):
+            if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+                ms[event["args"]["op_name"], event["name"]].append(event["dur"] / 1e3)
+    # the median, which the first, cold run hardly moves
+    return [(kind, len(each) / RUNS, statistics.median(each) * len(each) / RUNS) for (kind, _), each in ms.items()]
+
+
+def _of_openvino(path: Path, threads: int, precision: str, feed: dict[str, np.ndarray]) -> list[Node]:
+    from espy.run.engines.openvino import compile_model
+
+    request = compile_model(path, threads, precision, PERF_COUNT="YES").create_infer_request()
+
+    def means(runs: int) -> Any:
+        for _ in range(runs):
+            request.infer(list(feed.values()))
+        return request.get_profiling_info()  # of each node the mean over all runs so far
+
+    first, all_of_them = means(1), means(RUNS)
+    return [
+        (node.node_type, 1.0, max(0.0, 1e3 * ((RUNS + 1) * node.real_time - cold.real_time).total_seconds() / RUNS))
+        for cold, node in zip(first, all_of_them, strict=True)
+        if node.status == node.Status.EXECUTED
+    ]
+
+
+def _of_torch(run: Callable[[], Any]) -> list[Node]:
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        for _ in range(RUNS):
+            run()
+    own = [event for event in profiler.key_averages() if event.key.startswith("aten::")]
+    return [(event.key, event.count / RUNS, event.self_cpu_time_total / 1e3 / RUNS) for event in own]
