@@ -3,7 +3,7 @@
 Names: `prepare` (reading and preparing a 1920x1080 JPEG), `folder` (a folder of 100 such photos against the engine alone),
 `memory` (a 100-megapixel photo in tiles), `tiles` (how far tiled masks differ from untiled ones; needs torch), `start`,
 `training` (images/s of the loop against a plain one, in turn), `loader` (images/s of the loader alone), `tasks` (images/s of loader
-and network for classes and boxes).
+and network for classes and boxes), `rewrites` (deployed files against plain exports).
 Every figure is printed with the machine it was measured on.
 """
 
@@ -18,7 +18,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 from PIL import Image
@@ -297,6 +299,63 @@ def tasks(steps: int = 6) -> None:
         )
 
 
+def rewrites(names: tuple[str, ...] = ("street", "street-small"), size: tuple[int, int] = (512, 1024)) -> None:
+    """Deployed files against plain exports of the same network in one run of `espy bench`: what all rewrites buy, and each.
+
+    Plain is what the framework's exporter makes of the network for this size: a normalised float picture in, logits out, or the
+    classes by an ArgMax behind them.
+    """
+    import torch
+    from torch import nn
+
+    from espy.header import read_safetensors
+    from espy.nn.build import with_weights
+    from espy.ship import onnx
+    from espy.ship.rewrite import REWRITES, rewrite
+
+    class Classes(nn.Module):
+        def __init__(self, network: nn.Module) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.network(x).argmax(1).to(torch.uint8)
+
+    names_of = [one.__name__ for one in REWRITES]
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        for name in names:
+            header, arrays = read_safetensors(bundle.path(name, ".safetensors"))
+            network = with_weights(header.spec, arrays)
+            plain = [folder / f"{name} plain, {what}.onnx" for what in ("logits", "classes")]
+            with mock.patch("espy.nn.segment.adaptive_pool", torch.nn.functional.adaptive_avg_pool2d):
+                for module, file in zip((network, Classes(network)), plain, strict=True):
+                    program = torch.onnx.export(
+                        module, (torch.zeros(1, 3, *size),), dynamo=True, opset_version=20, verbose=False
+                    )
+                    assert program is not None
+                    program.save(file)
+            files = []
+            for left_out in ([], *([one] for one in names_of), names_of):
+                said = "all" if not left_out else "none" if left_out == names_of else f"all but {left_out[0]}"
+                files.append(folder / f"{name} {said}.onnx")
+                with mock.patch.object(onnx, "rewrite", partial(rewrite, without=left_out)):
+                    espy.export(name, path=files[-1])
+            for chosen, threads, engines in (
+                (files, 1, ["onnxruntime"]), (files[:1], 2, ["onnxruntime", "openvino"]),
+            ):  # fmt: skip
+                found = espy.bench(chosen, engines=engines, sizes=[size], threads=[threads], against=plain)
+                for row in found.rows:
+                    base = next(r for r in found.rows if r.case.foreign and r.case.engine == row.case.engine).alone
+                    cpu, wall = row.alone.cpu_ms.minimum, row.alone.wall_ms.minimum
+                    print(
+                        f"rewrites: {Path(row.case.model).stem}, {row.case.engine}, {threads} threads: "
+                        f"CPU {cpu:.0f} ms, {base.cpu_ms.minimum / cpu:.2f} times as fast as plain; "
+                        f"wall {wall:.0f} ms, {base.wall_ms.minimum / wall:.2f}"
+                    )
+                print(f"rewrites: {found.stamp}")
+
+
 MEASURES: dict[str, Callable[[], None]] = {
     "start": start,
     "prepare": prepare,
@@ -306,6 +365,7 @@ MEASURES: dict[str, Callable[[], None]] = {
     "training": training,
     "loader": loader,
     "tasks": tasks,
+    "rewrites": rewrites,
 }
 
 if __name__ == "__main__":

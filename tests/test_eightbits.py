@@ -64,6 +64,17 @@ def test_what_eight_bits_do_not_hold_or_win_nothing_by_is_left_alone(array):
     assert eightbits.packed(array) is None
 
 
+@given(st.integers(1, 40), st.integers(0, 9999), st.sampled_from([1e-9, 1e-3, 1.0, 1e3, 1e6]))
+def test_vectors_become_float16_where_that_keeps_three_digits_of_every_value(length, seed, scale):
+    vector = np.append(weights(length, seed, scale), np.float32(0))
+    found = eightbits.rounded(vector)
+    assert (np.abs(found - vector) <= 2.0**-11 * np.abs(vector)).all()
+    size = np.abs(vector[vector != 0])
+    kept = size.min() >= 2.0**-14 and size.max() <= 65504
+    assert (eightbits.half(found).dtype == np.float16) == kept
+    assert np.array_equal(eightbits.half(found).astype(np.float32), found)
+
+
 def test_channels_of_zeros_stay_zero():
     zeros = np.zeros((3, 30), np.float32)
     codes, step = eightbits.packed(eightbits.rounded(zeros))
@@ -77,7 +88,7 @@ def test_channels_of_zeros_stay_zero():
 def in_eight_bits(tiny_espnet):
     """Header and weights of a tiny network, rounded."""
     header, arrays = read_safetensors(tiny_espnet)
-    return header, {name: eightbits.rounded(array) if array.ndim > 1 else array for name, array in arrays.items()}
+    return header, {name: eightbits.rounded(array) for name, array in arrays.items()}
 
 
 def test_a_model_file_keeps_them_in_eight_bits_and_gives_back_every_bit(in_eight_bits, tmp_path):

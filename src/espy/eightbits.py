@@ -1,4 +1,4 @@
-"""Weights in eight bits: whole multiples, −127 to 127, of one step for each output channel.
+"""Weights in eight bits: whole multiples, −127 to 127, of one step for each output channel; vectors in sixteen, as float16.
 
 Rounded once, they are kept exactly wherever they are stored: a quarter of the bytes, and the same float32 when they are read.
 """
@@ -12,7 +12,11 @@ STEP_BITS = 16  # significant bits of a step: with seven of a multiple, every pr
 
 
 def rounded(weights: np.ndarray) -> np.ndarray:
-    """float32 [n, ...] → the nearest weights that eight bits hold, a step for each of the n channels."""
+    """float32 [n, ...] → the nearest weights that eight bits hold, a step for each of the n channels; [n] → the nearest float16,
+    unless one is lost among float16's smallest.
+    """
+    if weights.ndim == 1:
+        return weights.astype(np.float16).astype(np.float32) if _normal(weights) else weights
     share, exponent = np.frexp(_largest(weights).astype(np.float64) / MOST)
     step = np.ldexp(np.round(share * 2**STEP_BITS), exponent - STEP_BITS)
     multiples = np.round(np.divide(weights, step, out=np.zeros(weights.shape), where=step > 0))
@@ -40,6 +44,20 @@ def unpacked(multiples: np.ndarray, step: np.ndarray) -> np.ndarray:
     if multiples.dtype != np.int8 or step.dtype != np.float32 or step.shape != multiples.shape[:1]:
         raise ValueError("weights in eight bits are int8 [n, ...] with float32 [n] beside them")
     return multiples.astype(np.float32) * step.reshape(-1, *[1] * (multiples.ndim - 1))
+
+
+def half(vector: np.ndarray) -> np.ndarray:
+    """A float32 vector as float16 where that loses nothing, else as it is."""
+    if vector.ndim != 1 or vector.dtype != np.float32 or not _normal(vector):
+        return vector
+    short = vector.astype(np.float16)
+    return short if np.array_equal(short.astype(np.float32), vector) else vector
+
+
+def _normal(vector: np.ndarray) -> bool:
+    """Whether every value is 0 or among float16's numbers of full precision."""
+    limits, size = np.finfo(np.float16), np.abs(vector)
+    return bool(((size == 0) | ((size >= limits.tiny) & (size <= limits.max))).all())
 
 
 def _largest(weights: np.ndarray) -> np.ndarray:

@@ -241,7 +241,7 @@ def _check(header: Header, where: str | Path) -> None:
 
 
 def write_safetensors(path: str | Path, header: Header, arrays: dict[str, np.ndarray], *, force: bool = False) -> None:
-    """Plain weights and header as one file, written atomically; weights that eight bits hold are kept in eight bits."""
+    """Plain weights and header as one file, written atomically; what fewer bits hold is kept in fewer."""
     text = to_json(header)
     arrays = _packed({name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)})
     metadata = {KEY: text, SUM: digest(text, arrays)}
@@ -253,14 +253,17 @@ def _packed(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     stored: dict[str, np.ndarray] = {}
     for name, array in arrays.items():
         pair = eightbits.packed(array)
-        stored |= {name: array} if pair is None else {name: pair[0], name + STEP: pair[1]}
+        stored |= {name: eightbits.half(array)} if pair is None else {name: pair[0], name + STEP: pair[1]}
     return stored
 
 
 def _unpacked(stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The arrays again. Raises KeyError or ValueError where steps belong to nothing."""
     steps = {name.removesuffix(STEP): array for name, array in stored.items() if name.endswith(STEP)}
-    arrays = {name: array for name, array in stored.items() if not name.endswith(STEP)}
+    arrays = {
+        name: array.astype(np.float32) if array.dtype == np.float16 else array
+        for name, array in stored.items() if not name.endswith(STEP)
+    }  # fmt: skip
     return arrays | {name: eightbits.unpacked(arrays[name], step) for name, step in steps.items()}
 
 

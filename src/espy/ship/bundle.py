@@ -1,6 +1,7 @@
 """Make the bundled models: `python -m espy.ship.bundle [WEIGHTS_FOLDER] [RUN_FOLDER...]`.
 
-From the published weights, and from runs of the recipes in recipes/ (a run's folder is called as its recipe).
+From the published weights, and from runs of the recipes in recipes/ (a run's folder is called as its recipe); without a folder the
+graphs alone, from the bundled weights.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def make_trained(run: Path) -> None:
     recipe = read_recipe(RECIPES / f"{run.name}.toml")
     recipe = msgspec.structs.replace(recipe, network=specs.to_dict(header.spec))
     if run.name in EIGHT_BITS:
-        arrays = {name: eightbits.rounded(array) if array.ndim > 1 else array for name, array in arrays.items()}
+        arrays = {name: eightbits.rounded(array) for name, array in arrays.items()}
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "weights.safetensors"
         write_safetensors(weights, header_of(recipe, header.labels), arrays)
@@ -103,9 +104,14 @@ def log(run: Path, path: Path) -> None:
 def write(name: str, header: Header, arrays: dict[str, np.ndarray], origin: str) -> None:
     """NAME.safetensors, NAME.onnx and NAME.md."""
     write_safetensors(FOLDER / f"{name}.safetensors", header, arrays, force=True)
-    report = export(FOLDER / f"{name}.safetensors", path=FOLDER / f"{name}.onnx", force=True)
+    make_graph(name)
     about = card(name, header, with_weights(header.spec, arrays), STORED[name in EIGHT_BITS], origin)
     (FOLDER / f"{name}.md").write_text(about, encoding="utf-8")
+
+
+def make_graph(name: str) -> None:
+    """NAME.onnx, of NAME.safetensors."""
+    report = export(FOLDER / f"{name}.safetensors", path=FOLDER / f"{name}.onnx", force=True)
     print(
         f"{name}: {report.bytes / 1e6:.2f} MB, equal {report.what} {report.equal:.4%}, "
         f"largest difference of a score {report.score_error:.1e} on {report.pictures} pictures"
@@ -151,7 +157,9 @@ def card(name: str, header: Header, network: nn.Module, stored: str, origin: str
 
 
 def main(folders: list[str]) -> None:
-    """Make what the folders hold: runs have a metrics.jsonl, weights have not."""
+    """Make what the folders hold: runs have a metrics.jsonl, weights have not; of none, every graph."""
+    for name in [] if folders else NAMES:
+        make_graph(name)
     for folder in map(Path, folders):
         (make_trained if (folder / "metrics.jsonl").is_file() else make_published)(folder)
 

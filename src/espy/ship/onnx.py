@@ -33,6 +33,7 @@ from espy.run import nms
 from espy.run.engines.onnxruntime import OnnxRuntime
 from espy.run.engines.torch import Torch
 from espy.run.predictor import resolve
+from espy.ship.rewrite import rewrite
 
 OPSET = 20
 EQUAL = 0.999  # least share of equal mask pixels, classes or boxes, on every photo
@@ -91,7 +92,7 @@ def export(
             f"scores are a segmentation's second output, this model's task is {header.task}: leave them out"
         )
     deployed = deploy(network, header.preprocess).eval()
-    graph = _graph(deployed, header, size)
+    graph = _graph(deploy(rewrite(network, header.sizes), header.preprocess).eval(), header, size)
     if header.task == "detect":
         append_suppression(graph)
     with tempfile.TemporaryDirectory() as folder:
