@@ -68,6 +68,7 @@ ROWS = (
     Row("`camvid`", "camvid", "--size native"),
 )  # fmt: skip
 OTHERS = (
+    Row("`imagenette`, Imagenette val", "imagenette", data=IMAGENETTE),
     Row("`bccd`, BCCD val", "bccd", data=BCCD),
     Row("`bccd`, BCCD test", "bccd", "--split test", data=BCCD),
 )

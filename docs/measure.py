@@ -275,7 +275,7 @@ def tasks(steps: int = 6) -> None:
 
     root = Path(__file__).resolve().parents[1]
     sets_folder = Path(os.environ.get("ESPY_SHARED") or root.parent / "shared") / "data"
-    for name, data in (("imagenette", "imagefolder:imagenette128"), ("bccd", "voc:bccd")):
+    for name, data in (("imagenette-96", "imagefolder:imagenette128"), ("bccd", "voc:bccd")):
         kind, _, folder = data.partition(":")
         recipe = read_recipe(
             root / "recipes" / f"{name}.toml", {"data.set": f"{kind}:{sets_folder / folder}", "train.threads": 1}

@@ -13,6 +13,7 @@ NAMES = {
     "street": "streets: 19 classes of Cityscapes and background, the accurate one (default)",
     "street-small": "streets: the same classes with a tenth of the weights",
     "camvid": "streets: 11 classes of CamVid, trained by a recipe of this project, any size",
+    "imagenette": "photos: which of ten things they show, trained by a recipe of this project",
     "bccd": "blood smears: boxes around red cells, white cells and platelets, trained by a recipe of this project",
     "objects": "people, animals, vehicles and furniture: 20 classes of Pascal VOC and background",
 }

@@ -41,7 +41,7 @@ SCORE_ERROR = 1e-4  # largest difference of logits, relative to the largest logi
 FOLDED_ERROR = (
     2.0**-21
 )  # of a weight in eight bits that was multiplied by a batch norm's factor, relative to the largest
-MANY = 4096  # values of a constant from which it pays to name its few different ones
+MANY = 256  # values of a constant from which it pays to name its few different ones
 BOX_ERROR_PX = 0.1  # largest difference of a corner of boxes that count as equal
 
 
@@ -196,22 +196,27 @@ def pack(graph: onnx.GraphProto) -> None:
         return name
 
     multiples = np.arange(-eightbits.MOST, eightbits.MOST + 1, dtype=np.float32)
-    for tensor in list(graph.initializer):
+    for k, tensor in enumerate(list(graph.initializer)):
         array, name = onnx.numpy_helper.to_array(tensor), tensor.name
         nodes = []
         if pair := eightbits.packed(array, FOLDED_ERROR):
-            step = hold(pair[1].reshape(-1, *[1] * (array.ndim - 1)), f"{name}_step")
-            codes, values, looked_up = pair[0].astype(np.int16) + eightbits.MOST, "multiples", f"{name}_multiples"
+            step = hold(pair[1].reshape(-1, *[1] * (array.ndim - 1)), f"step_{k}")
+            codes, values, looked_up = pair[0].astype(np.int16) + eightbits.MOST, "multiples", f"multiple_{k}"
             nodes = [onnx.helper.make_node("Mul", [looked_up, step], [name])]
-        elif array.dtype == np.float32 and array.size >= MANY and len(few := np.unique(array)) <= 256:
-            codes, values, looked_up = np.searchsorted(few, array), hold(few, f"{name}_values"), name
+        elif (
+            array.dtype == np.float32
+            and array.size >= MANY
+            and len(few := np.unique(array)) <= 256
+            and few.nbytes < array.size
+        ):
+            codes, values, looked_up = np.searchsorted(few, array), hold(few, f"values_{k}"), name
         else:
             continue
         graph.initializer.remove(tensor)
-        hold(codes.astype(np.uint8), f"{name}_codes")
+        hold(codes.astype(np.uint8), f"codes_{k}")
         nodes = [
-            onnx.helper.make_node("Cast", [f"{name}_codes"], [f"{name}_places"], to=onnx.TensorProto.INT32),
-            onnx.helper.make_node("Gather", [values, f"{name}_places"], [looked_up]),
+            onnx.helper.make_node("Cast", [f"codes_{k}"], [f"place_{k}"], to=onnx.TensorProto.INT32),
+            onnx.helper.make_node("Gather", [values, f"place_{k}"], [looked_up]),
             *nodes,
         ]
         for node in reversed(nodes):
