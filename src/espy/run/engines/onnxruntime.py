@@ -58,7 +58,9 @@ def open_session(path: Path, threads: int | None, *, profile: Path | None = None
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
     try:
-        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(
+            path, options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )  # else it prints
     except Exception as error:  # the runtime raises kinds of its own
         raise ModelError(f"{path}: ONNX Runtime cannot open it ({str(error).splitlines()[0][:200]})") from None
 
