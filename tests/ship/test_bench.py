@@ -177,17 +177,19 @@ def test_the_limits_are_measured_with_the_threads_that_were_asked_for(monkeypatc
 
 
 def test_the_machines_limits_are_those_of_a_product_and_of_a_copy():
-    """Of the size of one warm run of each in this process."""
+    """Of the size of the best of ten runs of each in this process."""
     found = limits.measure_limits(1)
     a = np.ones((512, 512), np.float32)
     source, target = np.ones(1 << 26, np.uint8), np.zeros(1 << 26, np.uint8)
     for run, work, rate in (
         (lambda: a @ a, 2 * 512**3, found.gflops), (lambda: np.copyto(target, source), 2 << 26, found.gb_s),
     ):  # fmt: skip
-        run()
-        busy = time.process_time()
-        run()
-        assert 0.1 < rate / (work / (time.process_time() - busy) / 1e9) < 10
+        seconds = []
+        for _ in range(10):
+            busy = time.process_time()
+            run()
+            seconds.append(time.process_time() - busy)
+        assert 0.1 < rate / (work / min(seconds) / 1e9) < 10
 
 
 def test_limits_that_cannot_be_measured_are_told_in_one_line(monkeypatch):
