@@ -41,6 +41,7 @@ from espy.published import Published, load_published
 from espy.run.engines import Engine, load_engine
 from espy.run.engines.torch import Torch
 from espy.run.predictor import resolve
+from espy.ship.trace import quiet
 from espy.spec import nearest
 
 FORMATS = {
@@ -99,7 +100,8 @@ def export(
         raise EspyError(
             f"scores are a segmentation's second output, this model's task is {header.task}: leave them out"
         )
-    room, runs = _room(to), load_engine(engine)
+    with quiet():
+        room, runs = _room(to), load_engine(engine)
     deployed = deploy(network, header.preprocess).eval()
     made = room.make(deployed, header, size)
     with tempfile.TemporaryDirectory() as folder:

@@ -20,6 +20,8 @@ def make(deployed: Deployed, header: Header, size: tuple[int, int] | None) -> Ex
         program = torch.export.export(deployed, (example(header, size),), dynamic_shapes=(varying(header, size),))
     for parameter in program.parameters():
         parameter.requires_grad_(False)
+    for node in program.graph.nodes:  # which lines of which files it comes from
+        node.meta = {key: value for key, value in node.meta.items() if key == "val"}
     program._example_inputs = None  # they would be kept, pickled
     return program
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,9 @@ from espy.errors import EngineError, ModelError
 from espy.run.engines import check_precision, finished, missing, raw_task_of
 
 TYPES = {"torch.uint8": "uint8", "torch.float32": "float32"}
-PLAIN = (
-    "archive_format",
-    "archive_version",
-    "byteorder",
-    ".data/",
-    "models/",
-    "data/weights/",
-    "data/constants/",
-    "extra/",
+PLAIN = re.compile(
+    r"archive_format|archive_version|byteorder|\.data/\w+|models/\w+\.json|extra/\w+"
+    r"|data/weights/(weight_\d+|\w+_config\.json)|data/constants/(tensor_\d+|\w+_config\.json)"
 )
 """What an archive of plain arrays and one graph consists of; PyTorch unpickles what else there may be."""
 
@@ -72,7 +67,7 @@ def refuse_pickles(path: Path) -> None:
             ]
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError):
         raise ModelError(f"{path}: damaged or truncated, or no .pt2 archive") from None
-    foreign = [name for name, info in entries.items() if not name.startswith(PLAIN) and info.file_size]
+    foreign = [name for name, info in entries.items() if not PLAIN.fullmatch(name) and info.file_size]
     pickled = [config for config in configs if '"use_pickle": true' in json.dumps(config)]
     if foreign or pickled or "archive_format" not in entries:
         raise ModelError(
