@@ -73,11 +73,12 @@ def load(
 ) -> Model:
     """A model ready to look at pictures.
 
-    `model`: a bundled name (`street`, `street-small`, `camvid`, `objects`), a `.onnx` or `.safetensors` file, or a run folder.
-    `engine`: `auto`, `onnxruntime`, `openvino`, `torch`. `threads`: all unless given. `size`: (height, width) that the
+    `model`: a bundled name (`street`, `street-small`, `camvid`, `objects`), a `.safetensors` file or a deployed one of any format
+    (docs/model-file.md), or a run folder. `engine`: `auto`, `onnxruntime`, `openvino`, `torch`, `pt2`, `executorch`, `ncnn`,
+    `litert`. `threads`: all unless given. `size`: (height, width) that the
     network sees, `"native"` for the picture's own; as the model's header says unless given. `tile`: (height, width) of
     overlapping tiles, for pictures of any size in bounded memory; at the picture's own size unless `size` is given.
-    `overlap`: pixels that tiles share. `header`: for a foreign ONNX file, its header as JSON file, dict or Header.
+    `overlap`: pixels that tiles share. `header`: for a foreign file, its header as JSON file, dict or Header.
     Raises EspyError, one line, for what cannot work.
     """
     check_size(size, max_pixels)
