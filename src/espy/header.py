@@ -358,7 +358,10 @@ RT_INFO = re.compile(
 
 def attach_openvino(path: Path, header: Header) -> None:
     """Put the header into the .xml of an OpenVINO model."""
-    xml, text = path.read_bytes(), json.dumps(json.loads(to_json(header)))  # ASCII: XML has no place for some characters
+    xml, text = (
+        path.read_bytes(),
+        json.dumps(json.loads(to_json(header))),
+    )  # ASCII: XML has no place for some characters
     place = xml.rindex(b"</rt_info>")
     total = _sum_openvino(xml, path, text)
     entries = "".join(f'\t<{key} value="{escape(value)}" />\n\t' for key, value in ((KEY, text), (SUM, total)))

@@ -244,7 +244,7 @@ def test_a_tool_that_is_not_installed_is_named_with_its_extra(to, tiny_espnet, t
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("to", TOOLS)
+@pytest.mark.parametrize("to", [pytest.param(to, marks=marks(to, MODELS[0])) for to in TOOLS])
 def test_what_stands_where_any_part_would_be_written_is_kept(to, tiny_espnet, tmp_path):
     for part in parts(tmp_path / f"m{FORMATS[to][0]}"):
         part.write_bytes(b"mine")

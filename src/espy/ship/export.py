@@ -86,13 +86,15 @@ def export(
     ending = ending_of(to)
     if path is not None and not Path(path).name.endswith(ending):
         raise EspyError(f"{path}: the file is called NAME{ending}")
+    _, engine, _, fixed, optional = FORMATS[to]
+    with quiet():
+        room, runs = _room(to), load_engine(engine)
     header, network, origin = _source(model)
     if path is None and origin is None:
         raise EspyError(f"say where to: export(network, path='model{ending}')")
     target = Path(path) if path is not None else Path(origin or "").with_suffix(ending)
     for part in parts(target):
         refuse_existing(part, force)
-    _, engine, _, fixed, optional = FORMATS[to]
     if size is None and fixed:
         size = header.preprocess.size
     header = _sized(header, size)
@@ -100,8 +102,6 @@ def export(
         raise EspyError(
             f"scores are a segmentation's second output, this model's task is {header.task}: leave them out"
         )
-    with quiet():
-        room, runs = _room(to), load_engine(engine)
     deployed = deploy(network, header.preprocess).eval()
     made = room.make(deployed, header, size)
     with tempfile.TemporaryDirectory() as folder:
