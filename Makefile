@@ -19,6 +19,10 @@ test: $(VENV)/.dev ## install the rest, check form and types, run the tests
 	$(MAKE) --no-print-directory check
 	$(BIN)/python -m pytest -n 2 -q
 
+test-export: $(VENV)/.export $(VENV)-litert/.export ## install the heavy exporters, LiteRT's in an environment of its own, and test every format
+	$(BIN)/python -m pytest -q -m export
+	$(VENV)-litert/bin/python -m pytest -q -m export tests/ship/test_formats.py -k litert
+
 check: $(VENV)/.dev ## form and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -43,7 +47,7 @@ bench: $(VENV)/.dev ## throughput of a folder of photos against the engine's own
 	$(BIN)/python docs/measure.py $(MEASURES)
 
 clean: ## remove the environment, results and caches
-	rm -rf $(VENV) out build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache src/*.egg-info
+	rm -rf $(VENV) $(VENV)-litert out build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache src/*.egg-info
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -59,5 +63,15 @@ $(VENV)/.dev: $(VENV)/.core
 	$(BIN)/pip install -q --no-deps cityscapesscripts pyquaternion # what it declares is far more than the tests call
 	@touch $@
 
-.PHONY: help demo test check lint format models docs accuracy bench clean
+$(VENV)/.export: $(VENV)/.dev
+	$(BIN)/pip install -q -e '.[executorch,ncnn]'
+	@touch $@
+
+$(VENV)-litert/.export: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-litert
+	$(VENV)-litert/bin/pip install -q torch
+	$(VENV)-litert/bin/pip install -q -e '.[train,litert-export]' pytest
+	@touch $@
+
+.PHONY: help demo test test-export check lint format models docs accuracy bench clean
 .DEFAULT_GOAL := help

@@ -310,7 +310,7 @@ def rewrites(names: tuple[str, ...] = ("street", "street-small"), size: tuple[in
 
     from espy.header import read_safetensors
     from espy.nn.build import with_weights
-    from espy.ship import onnx
+    from espy.ship import export
     from espy.ship.rewrite import REWRITES, rewrite
 
     class Classes(nn.Module):
@@ -339,7 +339,7 @@ def rewrites(names: tuple[str, ...] = ("street", "street-small"), size: tuple[in
             for left_out in ([], *([one] for one in names_of), names_of):
                 said = "all" if not left_out else "none" if left_out == names_of else f"all but {left_out[0]}"
                 files.append(folder / f"{name} {said}.onnx")
-                with mock.patch.object(onnx, "rewrite", partial(rewrite, without=left_out)):
+                with mock.patch.object(export, "rewrite", partial(rewrite, without=left_out)):
                     espy.export(name, path=files[-1])
             for chosen, threads, engines in (
                 (files, 1, ["onnxruntime"]), (files[:1], 2, ["onnxruntime", "openvino"]),

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from espy.published import load_published as load_published
     from espy.run.predictor import load as load
     from espy.ship.bench import bench as bench
-    from espy.ship.onnx import export as export
+    from espy.ship.export import export as export
 
 _PUBLIC = {
     "EspyError": "espy.errors",
     "bench": "espy.ship.bench",
     "build": "espy.nn.build",
     "evaluate": "espy.evaluation",
-    "export": "espy.ship.onnx",
+    "export": "espy.ship.export",
     "load": "espy.run.predictor",
     "load_published": "espy.published",
     "models": "espy.bundle",

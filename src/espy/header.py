@@ -1,15 +1,19 @@
 """What every model file says of itself, and how each format carries it.
 
-The header is a JSON object: network, labels, how pictures are prepared, which sizes the file takes, a card. In a
-`.safetensors` file it stands in the metadata under the key `espy`, in an `.onnx` file in the model's metadata properties
-under the same key, behind the graph. A second entry, `espy_sha256`, covers header and content; a file that has it and
-does not match is damaged and refused.
+The header is a JSON object: network, labels, how pictures are prepared, which sizes the file takes, a card. It stands under
+the key `espy` in the metadata of a `.safetensors`, behind the graph of an `.onnx`, in the `rt_info` of an OpenVINO `.xml`,
+among the extra files of a `.pt2`, and for formats that hold nothing but a network in `NAME.json` beside the file `NAME`. A
+second entry, `espy_sha256`, covers header and content; a file that has it and does not match is damaged and refused.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
+import zipfile
+from collections.abc import Callable
+from html import escape, unescape
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +36,7 @@ STEP = ":step"  # behind the name of a tensor whose weights are multiples of it
 SMALLEST_SIDE = 16
 LARGEST_SIDE = 32768
 MASK_CLASSES = 256  # a mask is uint8
+OPTIONAL = ("card", "tool", "export")  # keys that a header may lack
 
 Sizes = Literal["any"] | dict[str, int] | list[tuple[int, int]]
 
@@ -87,8 +92,30 @@ class Card(msgspec.Struct, frozen=True):
     metrics: tuple[Metric, ...] = ()
 
 
+class Export(msgspec.Struct, frozen=True):
+    """How a deployed file compared with its network when it was made: the worst over `pictures` (photo, size) pairs.
+
+    `tools`: package → version that made it. `what` is compared: mask pixels, likeliest classes or detected boxes, of which a
+    share `equal` is the same. `score_error`: largest difference of a logit, relative to the largest one, or of a probability.
+    `bytes`: all that was written but this header. `ms`: `engine` on one picture of `size` (height, width), median.
+    """
+
+    format: str
+    tools: dict[str, str]
+    pictures: int
+    what: str
+    equal: float
+    score_error: float
+    bytes: int
+    ms: float
+    size: tuple[int, int]
+    engine: str
+    threads: int
+    processor: str
+
+
 class Header(msgspec.Struct, frozen=True):
-    """The header of a model file. `extra` is what a file said under keys unknown here; it is kept."""
+    """The header of a model file; `export` is a deployed one's. `extra` is what a file said under keys unknown here; it is kept."""
 
     task: str
     spec: Spec
@@ -97,6 +124,7 @@ class Header(msgspec.Struct, frozen=True):
     sizes: Any
     card: Card = Card()
     tool: str = f"espy {VERSION}"
+    export: Export | None = None
     extra: dict[str, Any] = msgspec.field(default_factory=dict)
 
     @classmethod
@@ -141,6 +169,8 @@ def to_json(header: Header) -> str:
         "spec": specs.to_dict(header.spec),
         **{key: msgspec.to_builtins(getattr(header, key)) for key in ("labels", "preprocess", "sizes", "card", "tool")},
     }
+    if header.export is not None:
+        data["export"] = msgspec.to_builtins(header.export)
     return json.dumps(_merged(header.extra, data), ensure_ascii=False)
 
 
@@ -167,9 +197,16 @@ def from_json(text: str | bytes, where: str | Path) -> Header:
             f"{where}: header format {data.get('format')!r} is unknown, this version reads {FORMAT}: update espy"
         )
     try:
-        fields = {"labels": (tuple[Label, ...]), "preprocess": Preprocess, "card": Card, "task": str, "tool": str}
+        fields = {
+            "labels": (tuple[Label, ...]),
+            "preprocess": Preprocess,
+            "card": Card,
+            "task": str,
+            "tool": str,
+            "export": Export,
+        }
         values: dict[str, Any] = {
-            key: msgspec.convert(data[key], kind) for key, kind in fields.items() if key in data or key not in ("card", "tool")
+            key: msgspec.convert(data[key], kind) for key, kind in fields.items() if key in data or key not in OPTIONAL
         }  # fmt: skip
         spec = specs.from_dict(data.get("spec"))
         sizes = _sizes(data.get("sizes"))
@@ -237,6 +274,165 @@ def _check(header: Header, where: str | Path) -> None:
             )
 
 
+# Files
+
+
+BESIDE = {".xml": (".bin",), ".param": (".bin",)}
+"""Endings of a model's other files, the weights; the header that stands beside is NAME.ENDING.json."""
+
+
+def parts(path: Path) -> list[Path]:
+    """The files that a model of this name consists of, the one that is opened last."""
+    weights = [path.with_suffix(ending) for ending in BESIDE.get(path.suffix, ())]
+    return [*weights, *([] if path.suffix in INSIDE else [beside(path)]), path]
+
+
+def beside(path: Path) -> Path:
+    """The file of a header that stands beside."""
+    return path.with_name(f"{path.name}.json")
+
+
+def read_header(path: Path) -> Header | None:
+    """The header of a model file of any format, None where it has none. Raises ModelError, one line, where the file is damaged."""
+    missing = next((part for part in parts(path) if not part.is_file() and part != beside(path)), None)
+    if missing is not None:
+        raise ModelError(f"{missing}: no such file{'' if missing == path else f'; it belongs to {path.name}'}")
+    try:
+        return INSIDE[path.suffix][0](path) if path.suffix in INSIDE else read_beside(path)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def attach(path: Path, header: Header) -> None:
+    """Give a deployed file that has no header yet its own, inside or beside it."""
+    put = INSIDE[path.suffix][1] if path.suffix in INSIDE else attach_beside
+    assert put is not None, "plain weights are written with their header"
+    put(path, header)
+
+
+def _refuse_other(path: str | Path, total: Any, found: str) -> None:
+    if total is not None and total != found:
+        raise ModelError(f"{path}: damaged: its content does not match its checksum; make or fetch it again")
+
+
+# NAME.json beside NAME: a JSON object of both entries
+
+
+def attach_beside(path: Path, header: Header) -> None:
+    """Write the header and its checksum beside a file."""
+    text = to_json(header)
+    entries = {KEY: json.loads(text), SUM: _sum_beside(path, text)}
+    beside(path).write_text(json.dumps(entries, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def read_beside(path: Path) -> Header | None:
+    """The header that stands beside a file, None where there is none."""
+    where = beside(path)
+    if not where.is_file():
+        return None
+    try:
+        entries = json.loads(where.read_bytes())
+        text = json.dumps(entries[KEY], ensure_ascii=False)
+    except (ValueError, RecursionError, KeyError, TypeError):
+        raise ModelError(f"{where}: damaged, or no header of a model file") from None
+    header = from_json(text, where)
+    _refuse_other(path, entries.get(SUM), _sum_beside(path, text))
+    return header
+
+
+def _sum_beside(path: Path, text: str) -> str:
+    total = hashlib.sha256()
+    for part in parts(path):
+        if part != beside(path):
+            total.update(part.read_bytes())
+    total.update(text.encode())
+    return total.hexdigest()
+
+
+# .xml of OpenVINO: two elements at the end of <rt_info>, which ends the file; the weights lie in NAME.bin
+
+RT_INFO = re.compile(
+    rf'\s*<{KEY} value="(?P<text>[^"]*)"\s*/>\s*<{SUM} value="(?P<sum>[^"]*)"\s*/>(?=\s*</rt_info>\s*</net>\s*$)'.encode()
+)
+
+
+def attach_openvino(path: Path, header: Header) -> None:
+    """Put the header into the .xml of an OpenVINO model."""
+    xml, text = (
+        path.read_bytes(),
+        json.dumps(json.loads(to_json(header))),
+    )  # ASCII: XML has no place for some characters
+    place = xml.rindex(b"</rt_info>")
+    total = _sum_openvino(xml, path, text)
+    entries = "".join(f'\t<{key} value="{escape(value)}" />\n\t' for key, value in ((KEY, text), (SUM, total)))
+    path.write_bytes(xml[:place].rstrip() + b"\n\t" + entries.encode() + xml[place:])
+
+
+def read_openvino(path: Path) -> Header | None:
+    """The header of an OpenVINO model, None where it has none."""
+    xml = path.read_bytes()
+    if not xml.rstrip().endswith(b"</net>"):
+        raise ModelError(f"{path}: damaged or truncated, or no OpenVINO model")
+    found = RT_INFO.search(xml, max(0, xml.rfind(f"<{KEY} value=".encode()) - 64))
+    if found is None:
+        return None
+    text = unescape(found["text"].decode("utf-8", "replace"))
+    header = from_json(text, path)
+    rest = xml[: found.start()] + xml[found.end() :]
+    _refuse_other(path, found["sum"].decode("utf-8", "replace"), _sum_openvino(rest, path, text))
+    return header
+
+
+def _sum_openvino(xml: bytes, path: Path, text: str) -> str:
+    """Of what is not space in the .xml without the header, of the weights and the header's text."""
+    return hashlib.sha256(b"".join(xml.split()) + path.with_suffix(".bin").read_bytes() + text.encode()).hexdigest()
+
+
+# .pt2: a zip archive; what stands under ROOT/extra/ is for others
+
+
+def attach_pt2(path: Path, header: Header) -> None:
+    """Put the header among the extra files of a torch.export archive."""
+    text = to_json(header)
+    with zipfile.ZipFile(path) as archive:
+        root, total = archive.namelist()[0].split("/")[0], _sum_pt2(archive, text)
+    with zipfile.ZipFile(path, "a") as archive:
+        for key, value in ((KEY, text), (SUM, total)):
+            archive.writestr(zipfile.ZipInfo(f"{root}/extra/{key}"), value)
+
+
+def read_pt2(path: Path) -> Header | None:
+    """The header of a torch.export archive, None where it has none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {_inner(name): name for name in archive.namelist()}
+            if f"extra/{KEY}" not in names:
+                return None
+            text = archive.read(names[f"extra/{KEY}"]).decode()
+            total = archive.read(names[f"extra/{SUM}"]).decode() if f"extra/{SUM}" in names else None
+            found = _sum_pt2(archive, text)
+    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, RuntimeError):
+        raise ModelError(f"{path}: damaged or truncated, or no .pt2 archive") from None
+    header = from_json(text, path)
+    _refuse_other(path, total, found)
+    return header
+
+
+def _inner(name: str) -> str:
+    return name.partition("/")[2]
+
+
+def _sum_pt2(archive: zipfile.ZipFile, text: str) -> str:
+    """Of name and content of every other entry, sorted, and of the header's text."""
+    total = hashlib.sha256()
+    for name in sorted(archive.namelist()):
+        if _inner(name) not in (f"extra/{KEY}", f"extra/{SUM}"):
+            total.update(f"{_inner(name)} {archive.getinfo(name).file_size}\n".encode())
+            total.update(archive.read(name))
+    total.update(text.encode())
+    return total.hexdigest()
+
+
 # .safetensors
 
 
@@ -291,8 +487,8 @@ def read_safetensors(path: str | Path) -> tuple[Header, dict[str, np.ndarray]]:
         raise ModelError(f"{path}: no such file") from None
     except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ModelError(f"{path}: damaged or truncated, or no safetensors file ({_first_line(error)})") from None
-    if SUM in metadata and metadata[SUM] != digest(metadata[KEY], stored):
-        raise ModelError(f"{path}: damaged: its content does not match its checksum; make or fetch it again")
+    if SUM in metadata:
+        _refuse_other(path, metadata[SUM], digest(metadata[KEY], stored))
     return header, arrays
 
 
@@ -331,8 +527,7 @@ def read_onnx_header(path: str | Path, data: bytes) -> Header | None:
     if text is None:
         return None
     header = from_json(text, path)
-    if total is not None and total != hashlib.sha256(data[:end] + text.encode()).hexdigest():
-        raise ModelError(f"{path}: damaged: its content does not match its checksum; make or fetch it again")
+    _refuse_other(path, total, hashlib.sha256(data[:end] + text.encode()).hexdigest())
     return header
 
 
@@ -401,3 +596,16 @@ def _read_varint(data: bytes, position: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, position
     raise ValueError("no protobuf message")
+
+
+INSIDE: dict[str, tuple[Callable[[Path], Header | None], Callable[[Path, Header], Any] | None]] = {
+    # ending: how the header is read from a file, and how it is put into one that has none yet
+    ".safetensors": (lambda path: read_safetensors(path)[0], None),
+    ".onnx": (
+        lambda path: read_onnx_header(path, path.read_bytes()),
+        lambda path, header: path.write_bytes(attach_onnx(path.read_bytes(), header)),
+    ),
+    ".xml": (read_openvino, attach_openvino),
+    ".pt2": (read_pt2, attach_pt2),
+}
+"""Formats that hold a header; every other has it beside."""

@@ -8,6 +8,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -469,7 +470,8 @@ def test_predicting_does_not_import_torch(tiny_onnx):
 def test_a_bundled_files_two_forms_carry_one_header():
     for name in bundle.NAMES:
         data = bundle.path(name, ".onnx").read_bytes()
-        assert read_onnx_header(name, data) == read_safetensors(bundle.path(name, ".safetensors"))[0]
+        header = msgspec.structs.replace(read_onnx_header(name, data), export=None)  # how the file compared
+        assert header == read_safetensors(bundle.path(name, ".safetensors"))[0]
 
 
 def test_a_folder_of_a_run_is_its_best_weights(tiny_v2, tmp_path):

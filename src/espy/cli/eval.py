@@ -30,7 +30,12 @@ WORDS = {
 @click.argument("model")
 @click.argument("data", metavar="KIND:PATH")
 @click.option("--split", default="val", show_default=True, help="Split of the set.")
-@click.option("--engine", default="auto", show_default=True, help="auto, onnxruntime, openvino or torch.")
+@click.option(
+    "--engine",
+    default="auto",
+    show_default=True,
+    help="auto, or one: onnxruntime, openvino, torch, pt2, executorch, ncnn, litert.",
+)
 @click.option("--threads", type=click.IntRange(1), help="Threads of the engine; all unless given.")
 @click.option("--precision", default="float32", show_default=True, help="float32, or bfloat16 where the engine has it.")
 @click.option("--size", metavar="HxW|native", help="Height x width that the network sees, or native.")

@@ -20,7 +20,12 @@ STAGES = ("decode", "prepare", "engine", "finish", "write")
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("out"), show_default=True, help="Folder for the results."
 )
-@click.option("--engine", default="auto", show_default=True, help="auto, onnxruntime, openvino or torch.")
+@click.option(
+    "--engine",
+    default="auto",
+    show_default=True,
+    help="auto, or one: onnxruntime, openvino, torch, pt2, executorch, ncnn, litert.",
+)
 @click.option("--threads", type=click.IntRange(1), help="Threads of the engine; all unless given.")
 @click.option("--precision", default="float32", show_default=True, help="float32, or bfloat16 where the engine has it.")
 @click.option("--size", metavar="HxW|native", help="Height x width that the network sees, or native.")

@@ -37,6 +37,13 @@ class Deployed(nn.Module):
             x = x[:, [2, 1, 0]]
         return (x * self.factor + self.shift).contiguous(memory_format=self.memory_format)
 
+    def computed(self, x: Tensor) -> tuple[Tensor, ...]:
+        """What the network says of a prepared picture, float32 as all that it computes with."""
+        raise NotImplementedError
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        return self.computed(self.normalised(image))
+
 
 class Segmenting(Deployed):
     """uint8 [N, H, W, 3] RGB → (mask uint8 [N, H, W], scores float32 [N, classes, H, W])."""
@@ -48,8 +55,11 @@ class Segmenting(Deployed):
         if network.spec.classes > MASK_CLASSES:  # type: ignore[union-attr, operator]
             raise SpecError(f"a mask holds at most {MASK_CLASSES} classes, not {network.spec.classes}")  # type: ignore[union-attr]
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        scores = logits(self.network, self.normalised(image))
+    def computed(self, x: Tensor) -> tuple[Tensor, ...]:
+        return (logits(self.network, x),)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        (scores,) = super().forward(image)
         return scores.argmax(1).to(torch.uint8), scores
 
 
@@ -67,8 +77,8 @@ class Classifying(Deployed):
 
     outputs = ("scores",)
 
-    def forward(self, image: Tensor) -> tuple[Tensor]:
-        return (self.network(self.normalised(image)).softmax(1),)
+    def computed(self, x: Tensor) -> tuple[Tensor, ...]:
+        return (self.network(x).softmax(1),)
 
 
 class Detecting(Deployed):
@@ -89,8 +99,8 @@ class Detecting(Deployed):
         self.side = side
         self.register_buffer("priors", torch.from_numpy(priors(side)), persistent=False)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        scores, offsets = self.network(self.normalised(image))
+    def computed(self, x: Tensor) -> tuple[Tensor, ...]:
+        scores, offsets = self.network(x)
         centre = self.priors[:, :2] + CENTRE * offsets[..., :2] * self.priors[:, 2:]
         half = self.priors[:, 2:] * (SIZE * offsets[..., 2:]).exp() / 2
         boxes = self.side * torch.cat([centre - half, centre + half], 2)

@@ -63,6 +63,8 @@ class Pyramid(nn.Module):
 
 def scaled(n: int, a: int, b: int) -> int:
     """⌈n·a/b⌉, at least 5; a whole number that exporters can trace."""
+    if isinstance(n, Tensor):  # in a trace, which is of one size
+        n = int(n)
     size: int = torch.sym_max(SMALLEST, (n * a + b - 1) // b)  # type: ignore[no-untyped-call]
     return size
 

@@ -24,15 +24,14 @@ from espy.header import (
     Preprocess,
     describe_sizes,
     from_json,
-    read_onnx_header,
-    read_safetensors,
+    read_header,
     size_fits,
     to_json,
 )
 from espy.labels import Label
 from espy.picture.frame import Frame, Size, resized
 from espy.picture.read import MAX_PIXELS, Picture, Source, read
-from espy.run.engines import ENGINES, choose, load_engine
+from espy.run.engines import ENGINES, FORMATS, choose, load_engine
 from espy.run.result import Classification, Detections, Result, Segmentation
 from espy.run.tile import Tiling, run_tiled
 from espy.spec import Spec
@@ -74,11 +73,12 @@ def load(
 ) -> Model:
     """A model ready to look at pictures.
 
-    `model`: a bundled name (`street`, `street-small`, `camvid`, `objects`), a `.onnx` or `.safetensors` file, or a run folder.
-    `engine`: `auto`, `onnxruntime`, `openvino`, `torch`. `threads`: all unless given. `size`: (height, width) that the
+    `model`: a bundled name (`street`, `street-small`, `camvid`, `objects`), a `.safetensors` file or a deployed one of any format
+    (docs/model-file.md), or a run folder. `engine`: `auto`, `onnxruntime`, `openvino`, `torch`, `pt2`, `executorch`, `ncnn`,
+    `litert`. `threads`: all unless given. `size`: (height, width) that the
     network sees, `"native"` for the picture's own; as the model's header says unless given. `tile`: (height, width) of
     overlapping tiles, for pictures of any size in bounded memory; at the picture's own size unless `size` is given.
-    `overlap`: pixels that tiles share. `header`: for a foreign ONNX file, its header as JSON file, dict or Header.
+    `overlap`: pixels that tiles share. `header`: for a foreign file, its header as JSON file, dict or Header.
     Raises EspyError, one line, for what cannot work.
     """
     check_size(size, max_pixels)
@@ -102,7 +102,12 @@ def resolve(model: str | Path, engine: str) -> tuple[Path, str]:
     path = Path(model)
     if str(model) in bundle.NAMES and not path.is_file():
         suffix = ".onnx" if engine == "auto" or engine not in ENGINES else ENGINES[engine][2][0]
-        path = bundle.path(str(model), suffix)
+        if suffix in (".onnx", ".safetensors"):
+            path = bundle.path(str(model), suffix)
+        else:
+            raise EngineError(
+                f"{model}: is bundled for other engines than {engine}: export it first: espy export {model} --to {FORMATS[suffix]}"
+            )
     elif path.is_dir():
         path = path / "best.safetensors"
     if not path.is_file():
@@ -125,12 +130,10 @@ def header_of(path: Path, given: str | Path | dict[str, Any] | Header | None = N
             return from_json(Path(given).read_bytes(), given)
         except OSError as error:
             raise ModelError(f"{given}: cannot be read: {error.strerror or error}") from None
-    if path.suffix == ".safetensors":
-        return read_safetensors(path)[0]
-    header = read_onnx_header(path, path.read_bytes())
+    header = read_header(path)
     if header is None:
         raise ModelError(
-            f"{path}: no espy header in it; give one with --header FILE.json (docs/model-file.md says what it holds)"
+            f"{path}: no espy header in it or beside it; give one with --header FILE.json (docs/model-file.md says what it holds)"
         )
     return header
 

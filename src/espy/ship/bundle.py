@@ -26,7 +26,7 @@ from espy.nn.build import with_weights
 from espy.nn.count import macs, parameters
 from espy.published import load_published
 from espy.run.predictor import load
-from espy.ship.onnx import export
+from espy.ship.export import export
 
 SOURCES = {
     # name: the checkpoint's name here (as published in brackets)

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from espy.errors import EngineError
+
 RUNS = 5
 
 
@@ -26,8 +28,10 @@ def find(
         nodes = _of_onnxruntime(path, threads, feed)
     elif engine == "openvino":
         nodes = _of_openvino(path, threads, precision, feed)
-    else:
+    elif engine in ("torch", "pt2"):
         nodes = _of_torch(run)
+    else:
+        raise EngineError(f"engine {engine} does not tell its operators: leave out --profile")
     calls: dict[str, float] = defaultdict(float)
     total: dict[str, float] = defaultdict(float)
     for kind, times, ms in nodes:

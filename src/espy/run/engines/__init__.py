@@ -9,13 +9,14 @@ from several threads, and never computes in another precision than asked for.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from espy.errors import EngineError, ModelError
+from espy.run.nms import detections
 from espy.spec import nearest
 
 
@@ -39,9 +40,22 @@ class Engine(Protocol):
 ENGINES = {
     # name: (module:class, package to install, endings that it opens)
     "onnxruntime": ("onnxruntime:OnnxRuntime", "onnxruntime", (".onnx",)),
-    "openvino": ("openvino:OpenVino", "espy-vision[openvino]", (".onnx",)),
+    "openvino": ("openvino:OpenVino", "espy-vision[openvino]", (".onnx", ".xml")),
     "torch": ("torch:Torch", "espy-vision[train]", (".safetensors",)),
+    "pt2": ("pt2:Pt2", "espy-vision[train]", (".pt2",)),
+    "executorch": ("executorch:ExecuTorch", "espy-vision[executorch]", (".pte",)),
+    "ncnn": ("ncnn:Ncnn", "espy-vision[ncnn]", (".param",)),
+    "litert": ("litert:LiteRt", "espy-vision[litert]", (".tflite",)),
 }
+FORMATS = {
+    ".onnx": "onnx",
+    ".xml": "openvino",
+    ".pt2": "pt2",
+    ".pte": "executorch",
+    ".param": "ncnn",
+    ".tflite": "litert",
+}
+"""Ending → the name under which `espy export --to` makes such files."""
 
 
 def choose(engine: str, path: Path) -> str:
@@ -51,14 +65,15 @@ def choose(engine: str, path: Path) -> str:
     if engine == "auto":
         if not opens:
             raise EngineError(
-                f"{path}: no engine opens {suffix or 'a file without ending'}: give .onnx or .safetensors"
+                f"{path}: no engine opens {suffix or 'a file without ending'}: give .safetensors or {', '.join(FORMATS)}"
             )
         return opens[0]
     if engine not in ENGINES:
         raise EngineError(f"unknown engine {engine!r}: {nearest(engine, list(ENGINES))}")
     if engine not in opens:
         endings = " or ".join(ENGINES[engine][2])
-        cure = "export it first: espy export MODEL --to onnx" if suffix == ".safetensors" else f"give it {endings}"
+        form = FORMATS.get(ENGINES[engine][2][0])
+        cure = f"export it first: espy export MODEL --to {form}" if suffix == ".safetensors" else f"give it {endings}"
         raise EngineError(f"{path}: engine {engine} opens {endings}, not {suffix}: {cure}")
     return engine
 
@@ -105,6 +120,48 @@ def task_of(path: Path, inputs: Ports, outputs: Ports) -> str:
         "gives 'mask' (uint8 [N, H, W]), perhaps 'scores' (float32 [N, C, H, W]), or 'scores' (float32 [N, C]), or 'detections' "
         "(float32 [D, 7]): make one with `espy export`"
     )
+
+
+RAW = {
+    # task: what files give that end before suppression, in this order
+    "segment": (("mask", ("uint8", 3)), ("scores", LOGITS)),
+    "classify": (("scores", ("float32", 2)),),
+    "detect": (("scores", ("float32", 3)), ("boxes", ("float32", 3))),
+}
+
+
+def raw_task_of(path: Path, outputs: Sequence[tuple[str, int]]) -> str:
+    """The task of a file whose outputs have an order instead of names, (type, dimensions) each."""
+    for task, wanted in RAW.items():
+        if [port for _, port in wanted] == list(outputs):
+            return task
+    found = ", ".join(f"{kind} of {rank} dimensions" for kind, rank in outputs)
+    raise ModelError(f"{path}: gives {found or 'nothing'}, which no deployed model does: make one with `espy export`")
+
+
+def finished(task: str, outputs: Sequence[np.ndarray], scores: bool) -> dict[str, np.ndarray]:
+    """What an engine returns, of such a file's outputs."""
+    found = {name: array for (name, _), array in zip(RAW[task], outputs, strict=True)}
+    if task == "detect":
+        return {"detections": detections(found["scores"], found["boxes"])}
+    if task == "segment" and not scores:
+        del found["scores"]
+    return found
+
+
+def one_by_one(run: Callable[[np.ndarray], list[np.ndarray]], image: np.ndarray) -> list[np.ndarray]:
+    """Outputs [N, ...] of an engine that sees one picture [1, h, w, 3] at a time, for [N, h, w, 3]."""
+    found = [run(image[place : place + 1]) for place in range(len(image))]
+    return [np.concatenate(arrays) for arrays in zip(*found, strict=True)]
+
+
+def check_side(engine: str, image: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Raise EngineError for pictures [N, h, w, 3] of another size than a file's one picture, `shape` [1, h, w, 3]."""
+    if image.shape[1:] != shape[1:]:
+        size, one = image.shape[1:3], shape[1:3]
+        raise EngineError(
+            f"engine {engine}: height {size[0]}, width {size[1]} does not fit: the file takes only height {one[0]}, width {one[1]}"
+        )
 
 
 def check_precision(engine: str, precision: str, known: tuple[str, ...]) -> None:

@@ -18,7 +18,7 @@ PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
 
 class OpenVino:
-    """Runs `.onnx` files in float32, or in bfloat16 where that is asked for (OpenVINO's own default on recent processors)."""
+    """Runs `.onnx` and `.xml` files in float32, or in bfloat16 where that is asked for (its own default on recent processors)."""
 
     name = "openvino"
     version = ov.__version__.split("-")[0]
