@@ -64,8 +64,21 @@ def graph(deployed: Deployed, header: Header, size: tuple[int, int] | None) -> o
         del holder.metadata_props[:]
         holder.doc_string = ""
     del model.graph.value_info[:]
+    pool_globally(model.graph)
     pack(model.graph)
     return model
+
+
+def pool_globally(graph: onnx.GraphProto) -> None:
+    """Means over height and width as the operator of that name, which engines have in their fast layouts."""
+    known = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    for node in graph.node:
+        kept = all(onnx.helper.get_attribute_value(one) == 1 for one in node.attribute if one.name == "keepdims")
+        if node.op_type == "ReduceMean" and len(node.input) == 2 and kept:
+            axes = known.get(node.input[1])
+            if axes is not None and sorted(int(axis) % 4 for axis in axes) == [2, 3]:
+                node.op_type = "GlobalAveragePool"
+                del node.input[1], node.attribute[:]
 
 
 def pack(graph: onnx.GraphProto) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from espy.header import SMALLEST_SIDE
 from espy.nn.espnetv2 import Encoder
-from espy.nn.segment import ESPNetv2, Pyramid, scaled
+from espy.nn.segment import ESPNetv2, Gate, Pyramid, scaled
 from espy.nn.units import adaptive_pool, pool, resize
 
 SUBNORMAL = 1e-30  # weights below become 0: what is multiplied by them is lost, but some processors take a hundred times as long
@@ -318,6 +318,83 @@ def rebuild_pyramids(network: nn.Module, sizes: Sizes) -> nn.Module:
     return network
 
 
+# Gates
+
+
+class FastGate(nn.Module):
+    """A `Gate` that weighs before its activation: w·prelu(z) = prelu(w·z), as w > 0. So z leaves its lanes, if ever, once.
+
+    A grouped 3×3 is what `spread` or `gathered` make of it, where they can.
+    """
+
+    def __init__(self, plain: Gate):
+        super().__init__()
+        conv = folded(plain.expand.conv, plain.expand.bn)  # type: ignore[arg-type]
+        i, o, g = conv.in_channels, conv.out_channels, conv.groups
+        self.gate, self.act = plain.gate, plain.expand.act
+        self.early = isinstance(self.act, (nn.PReLU, nn.ReLU))  # the others bend elsewhere than at 0
+        self.expand = spread(conv) if g == i < o else gathered(conv) if g == o < i else conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, z = torch.sigmoid(self.gate(x.mean((2, 3), keepdim=True))), self.expand(x)
+        y: Tensor = self.act(weight * z) if self.early else weight * self.act(z)
+        return y
+
+
+class Spread(nn.Module):
+    """Convolutions of the same map, joined."""
+
+    def __init__(self, convs: list[nn.Conv2d]):
+        super().__init__()
+        self.convs = nn.ModuleList(convs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([conv(x) for conv in self.convs], 1)
+
+
+def places(conv: nn.Conv2d) -> Tensor:
+    """Where the outputs of a depth-wise convolution of several a channel go: first all first ones, then all second ones."""
+    return torch.arange(conv.out_channels).view(conv.groups, -1).T.flatten()
+
+
+def spread(conv: nn.Conv2d) -> Spread:
+    """Several outputs a channel as that many depth-wise convolutions, the outputs in `places`."""
+    assert conv.bias is not None
+    rows = places(conv).view(-1, conv.groups)
+    return Spread([convolution(conv, conv.weight[k], conv.bias[k]) for k in rows])
+
+
+def gathered(conv: nn.Conv2d) -> nn.Sequential:
+    """Several inputs an output as a depth-wise convolution and the sums of its channels."""
+    i, o = conv.in_channels, conv.out_channels
+    each = convolution(conv, conv.weight.reshape(i, 1, *conv.kernel_size), None, groups=i)
+    return nn.Sequential(each, convolution(nn.Conv2d(1, 1, 1), torch.ones(o, i // o, 1, 1), conv.bias, groups=o))
+
+
+def weigh_first(network: nn.Module, sizes: Sizes) -> nn.Module:
+    """Every `Gate` of `ESPNetv2` as `FastGate`; what it is added to, and reads the sum, in the order of its channels."""
+    if isinstance(network, ESPNetv2):
+        for k in (2, 3, 4):
+            gate, join = getattr(network, f"gate{k}"), getattr(network, f"join{k}")
+            before, behind = getattr(network, f"pyramid{k - 1}"), getattr(network, f"pyramid{k}")
+            conv = gate.expand.conv
+            if conv.groups == conv.in_channels < conv.out_channels:
+                order = places(conv)
+                for step in (gate.gate, gate.expand.act, join, before.out, before.end):
+                    reorder(step, order)
+                behind.project.conv.weight = nn.Parameter(behind.project.conv.weight[:, order], requires_grad=False)
+            setattr(network, f"gate{k}", FastGate(gate))
+    return network
+
+
+def reorder(module: nn.Module, order: Tensor) -> None:
+    """Give a convolution, norm or activation its output channels in another order."""
+    for part in module.modules():
+        for name, values in (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)):
+            if values.dim() and len(values) == len(order):
+                values.data = values.data[order]
+
+
 # Layout
 
 
@@ -403,7 +480,7 @@ def double_maps(network: nn.Module, sizes: Sizes) -> nn.Module:
     return FastESPNetv2(network) if isinstance(network, ESPNetv2) and sizes.halve(4) else network
 
 
-REWRITES = (flush, rebuild_pyramids, widen_pictures, fold_norms, merge_groups, double_maps)
+REWRITES = (flush, weigh_first, rebuild_pyramids, widen_pictures, fold_norms, merge_groups, double_maps)
 """In their order; each takes a network and what is known of its pictures' sizes, and gives the network."""
 
 

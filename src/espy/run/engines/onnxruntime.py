@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,11 @@ TYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 
 
 class OnnxRuntime:
-    """Runs `.onnx` files in float32."""
+    """Runs `.onnx` files in float32.
+
+    As long as all pictures have one shape, the session is made for it: ONNX Runtime then knows which maps are equal and writes
+    sums in place. A second shape replaces it by one for all.
+    """
 
     name = "onnxruntime"
     version = ort.__version__
@@ -25,36 +30,68 @@ class OnnxRuntime:
     def __init__(self, path: Path, *, threads: int | None, precision: str) -> None:
         check_precision(self.name, precision, ("float32",))
         self.precision = precision
-        self._session = open_session(path, threads)
-        inputs, outputs = (_ports(found) for found in (self._session.get_inputs(), self._session.get_outputs()))
+        self._path, self._threads = path, threads
+        found = open_session(path, threads, optimised=False)
+        inputs, outputs = (_ports(ports) for ports in (found.get_inputs(), found.get_outputs()))
         self.task = task_of(path, inputs, outputs)
         self._names = list(OUTPUTS[self.task])
         self._scores = ["scores"] if self.task == "segment" and outputs.get("scores") == LOGITS else []
+        self._sides: list[int | str] = found.get_inputs()[0].shape
+        self._session: Any = None
+        self._shape: tuple[int, ...] | None = None  # that the session is made for; () for any
+        self._open = True
+        self._lock = threading.Lock()
 
     def run(self, image: np.ndarray, *, scores: bool = False) -> dict[str, np.ndarray]:
-        if self._session is None:
-            raise EngineError("the engine is closed")
         names = self._names + (self._scores if scores else [])
+        session = self._made_for(image.shape)
         try:
-            return dict(zip(names, self._session.run(names, {"image": image}), strict=True))
+            return dict(zip(names, session.run(names, {"image": image}), strict=True))
         except Exception as error:
             raise failed(error) from None
 
+    def _made_for(self, shape: tuple[int, ...]) -> Any:
+        """The session for pictures of a shape."""
+        with self._lock:
+            if not self._open:
+                raise EngineError("the engine is closed")
+            if self._shape not in (shape, ()):
+                self._shape = shape if self._shape is None else ()
+                self._session = None  # its memory goes before another's comes
+                sides = zip(self._sides, self._shape, strict=False)
+                self._session = open_session(
+                    self._path, self._threads, known={name: side for name, side in sides if isinstance(name, str)}
+                )
+            return self._session
+
     def close(self) -> None:
-        self._session = None
+        with self._lock:
+            self._open, self._session = False, None
 
 
-def open_session(path: Path, threads: int | None, *, profile: Path | None = None) -> Any:
-    """Any `.onnx` file as ONNX Runtime's session, set as for the project's own; `profile`: how its record's name begins.
+def open_session(
+    path: Path,
+    threads: int | None,
+    *,
+    known: Mapping[str, int] | None = None,
+    optimised: bool = True,
+    profile: Path | None = None,
+) -> Any:
+    """Any `.onnx` file as ONNX Runtime's session, set as for the project's own.
 
-    Raises ModelError where the file cannot be opened.
+    `known`: sides that the graph leaves free, by name. `optimised`: or as it is, to be looked at. `profile`: how its record's
+    name begins. Raises ModelError where the file cannot be opened.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or available_threads()
     options.inter_op_num_threads = 1
-    options.enable_mem_pattern = False  # planned for one size, it keeps twice the memory and gains nothing
+    options.enable_mem_pattern = False  # it keeps twice the memory and gains next to nothing
     options.log_severity_level = 4
     options.add_session_config_entry("session.force_spinning_stop", "1")  # leave the cores to reading and writing
+    for name, side in (known or {}).items():
+        options.add_free_dimension_override_by_name(name, side)
+    if not optimised:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
     try:
