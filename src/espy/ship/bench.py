@@ -20,12 +20,13 @@ from espy.header import Header
 from espy.machine import available_threads, stamp
 from espy.output import shown
 from espy.picture.read import MAX_PIXELS
+from espy.process import Process
 from espy.run.engines import ENGINES, load_engine
 from espy.run.predictor import check_fits, check_size, header_of, resolve
 from espy.ship.energy import Meter, counters
 from espy.ship.foreign import Foreign, Work, count, open_foreign
 from espy.ship.limits import Limits, measure_limits
-from espy.ship.turns import ALONE, WHOLE, Process
+from espy.ship.turns import ALONE, TARGET, WHOLE
 
 ROUNDS = 20
 WARM_UPS = 3
@@ -314,7 +315,7 @@ class _Rival:
 
     def __init__(self, case: Case) -> None:
         self.case, self.reason = case, ""
-        self.process = Process()
+        self.process = Process(TARGET)
         self.facts: dict[str, Any] = {}
         self.wall: dict[str, list[float]] = {ALONE: [], WHOLE: []}
         self.cpu: dict[str, list[float]] = {ALONE: [], WHOLE: []}
