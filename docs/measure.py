@@ -56,7 +56,7 @@ def prepare() -> None:
     with tempfile.TemporaryDirectory() as folder:
         photo = Path(folder) / "photo.jpg"
         full_hd(photo)
-        model = espy.load("street", threads=1)
+        model = espy.load("street", engine="onnxruntime", threads=1)
         times = []
         for _ in range(6):
             start = time.process_time()
@@ -69,7 +69,7 @@ def prepare() -> None:
 
 def folder(count: int = 100, rounds: int = 3) -> None:
     """Pictures a second of `predict` (overlay and mask written) over those of the engine alone, in turn."""
-    with tempfile.TemporaryDirectory() as place, espy.load("street", threads=2) as model:
+    with tempfile.TemporaryDirectory() as place, espy.load("street", engine="onnxruntime", threads=2) as model:
         photos = Path(place) / "photos"
         photos.mkdir()
         full_hd(photos / "000.jpg")
@@ -166,7 +166,7 @@ def training_set(root: Path, pictures: int = 32) -> str:
     for name in ("images", "masks"):
         (root / name).mkdir(parents=True)
     photo = Image.open(PHOTO).convert("RGB").resize((1440, 1080), Image.Resampling.LANCZOS)
-    with espy.load("street-small", threads=2) as model:
+    with espy.load("street-small", engine="onnxruntime", threads=2) as model:
         mask = Image.fromarray(model(photo).mask % 11)
     rng = np.random.default_rng(0)
     for index in range(pictures):

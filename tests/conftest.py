@@ -1,5 +1,7 @@
 """Fixtures that several rooms share: tiny models, made once a session."""
 
+import os
+
 import pytest
 import torch
 from filelock import FileLock
@@ -7,6 +9,10 @@ from filelock import FileLock
 from espy import build
 from espy.header import Preprocess
 from samples import calibrated, save_model
+
+os.environ["ESPY_ENGINE"] = (
+    "onnxruntime"  # in place of `auto`, here and in what tests start: no test measures engines unasked
+)
 
 
 def once(tmp_path_factory, name, make):

@@ -21,6 +21,7 @@ BASE = {
     "priors",
     "eightbits",
     "machine",
+    "process",
 }
 MAY = {
     "base": {"base"},

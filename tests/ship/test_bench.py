@@ -21,13 +21,14 @@ from espy.header import Card, Header, Metric, Preprocess, attach_onnx, from_json
 from espy.labels import plain
 from espy.nn.build import build
 from espy.nn.count import macs, parameters, traffic
+from espy.process import Process
 from espy.run.engines.torch import Torch
 from espy.ship import bench, limits, operators, plot
 from espy.ship.bench import Case, Row, Timed, Times, measure, plan
 from espy.ship.energy import Counter
 from espy.ship.foreign import Work
 from espy.ship.limits import Limits
-from espy.ship.turns import ALONE, WHOLE, Process, peak_bytes
+from espy.ship.turns import ALONE, TARGET, WHOLE, peak_bytes
 from espy.spec import make
 from samples import attempt, scene
 
@@ -274,7 +275,7 @@ def test_one_that_dies_or_raises_is_told_and_the_others_go_on(patched, monkeypat
 
 
 def test_a_process_tells_what_it_died_of(tmp_path):
-    process = Process()
+    process = Process(TARGET)
     try:
         with pytest.raises(EngineError, match="nothing is open"):
             process.ask("run", what=ALONE, times=1)

@@ -55,6 +55,7 @@ def command(
         raise click.BadParameter("--size is HEIGHTxWIDTH, such as 512x1024")
     cases = bench.plan(
         model, engines=engine, sizes=sizes, threads=threads or (None,), precision=precision, against=against,  # type: ignore[arg-type]
+        remark=text.say,
     )  # fmt: skip
     if plot:
         from espy.ship.plot import check_plot

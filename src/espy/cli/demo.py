@@ -35,7 +35,7 @@ def command(out: Path) -> int:
         table.add_column(column, justify="right" if column in ("height x width", "ms") else "left")
     alike = True
     for name, photos in expected.items():
-        with load(name) as model:
+        with load(name, remark=text.say) as model:
             tasks = files.find([str(bundle.FOLDER / "photos" / photo) for photo in photos], out)
             for done in files.predict(model, tasks, out, force=True):
                 if not isinstance(done.result, Segmentation):

@@ -34,7 +34,7 @@ WORDS = {
     "--engine",
     default="auto",
     show_default=True,
-    help="auto, or one: onnxruntime, openvino, torch, pt2, executorch, ncnn, litert.",
+    help="auto: the fastest here; or onnxruntime, openvino, torch, pt2, executorch, ncnn, litert.",
 )
 @click.option("--threads", type=click.IntRange(1), help="Threads of the engine; all unless given.")
 @click.option("--precision", default="float32", show_default=True, help="float32, or bfloat16 where the engine has it.")
@@ -79,7 +79,7 @@ def command(
     for name in (SHEET, MATRIX) if out and worst else (MATRIX,) if out else ():
         refuse_existing(out / name, force)  # type: ignore[operator]
     loading: dict[str, Any] = {"engine": engine, "threads": threads, "precision": precision, "header": header}
-    loading |= {"size": text.parse_size(size), "tile": text.parse_tile(tile)}
+    loading |= {"size": text.parse_size(size), "tile": text.parse_tile(tile), "remark": text.say}
     factors = _parse_scales(scales)
     with load(model, **loading) as loaded:
         if loaded.task != "segment" and (protocol or mapping or flip or factors != (1.0,) or worst):

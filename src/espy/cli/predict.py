@@ -24,7 +24,7 @@ STAGES = ("decode", "prepare", "engine", "finish", "write")
     "--engine",
     default="auto",
     show_default=True,
-    help="auto, or one: onnxruntime, openvino, torch, pt2, executorch, ncnn, litert.",
+    help="auto: the fastest here; or onnxruntime, openvino, torch, pt2, executorch, ncnn, litert.",
 )
 @click.option("--threads", type=click.IntRange(1), help="Threads of the engine; all unless given.")
 @click.option("--precision", default="float32", show_default=True, help="float32, or bfloat16 where the engine has it.")
@@ -62,7 +62,7 @@ def command(
     tasks = files.find(source, out)
     loaded = load(
         model, engine=engine, threads=threads, precision=precision, size=network_size, tile=tiles, overlap=overlap,
-        header=header, max_pixels=max_pixels or MAX_PIXELS,
+        header=header, max_pixels=max_pixels or MAX_PIXELS, remark=text.say,
     )  # fmt: skip
     with loaded:
         if view not in files.VIEWS[loaded.task]:

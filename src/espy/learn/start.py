@@ -69,7 +69,7 @@ def read_source(init: str) -> tuple[Header, dict[str, np.ndarray]]:
     if Path(init).suffix in (".pth", ".pt", ".tar"):
         published = load_published(init)
         return published.header, published.arrays
-    path, _ = resolve(init, "torch")
+    path = resolve(init, "torch")["torch"]
     return read_safetensors(path)
 
 

@@ -31,7 +31,8 @@ from espy.header import (
 from espy.labels import Label
 from espy.picture.frame import Frame, Size, resized
 from espy.picture.read import MAX_PIXELS, Picture, Source, read
-from espy.run.engines import ENGINES, FORMATS, choose, load_engine
+from espy.run.choice import candidates, fastest
+from espy.run.engines import load_engine
 from espy.run.result import Classification, Detections, Result, Segmentation
 from espy.run.tile import Tiling, run_tiled
 from espy.spec import Spec
@@ -70,19 +71,23 @@ def load(
     overlap: int | None = None,
     header: str | Path | dict[str, Any] | Header | None = None,
     max_pixels: int = MAX_PIXELS,
+    remark: Callable[[str], None] = lambda line: None,
 ) -> Model:
     """A model ready to look at pictures.
 
     `model`: a bundled name (`street`, `street-small`, `camvid`, `objects`), a `.safetensors` file or a deployed one of any format
-    (docs/model-file.md), or a run folder. `engine`: `auto`, `onnxruntime`, `openvino`, `torch`, `pt2`, `executorch`, `ncnn`,
-    `litert`. `threads`: all unless given. `size`: (height, width) that the
-    network sees, `"native"` for the picture's own; as the model's header says unless given. `tile`: (height, width) of
-    overlapping tiles, for pictures of any size in bounded memory; at the picture's own size unless `size` is given.
-    `overlap`: pixels that tiles share. `header`: for a foreign file, its header as JSON file, dict or Header.
+    (docs/model-file.md), or a run folder. `engine`: `onnxruntime`, `openvino`, `torch`, `pt2`, `executorch`, `ncnn`, `litert`, or
+    `auto`, the fastest of those installed by a measurement that is made once, which takes seconds, and kept (docs/performance.md):
+    of one picture, of the tile's or given size, else of that in the header. `remark` is called with a line where one is made.
+    `threads`: all unless given. `size`: (height, width) that the network sees, `"native"` for the picture's own; as the model's
+    header says unless given. `tile`: (height, width) of overlapping tiles, for pictures of any size in bounded memory; at the
+    picture's own size unless `size` is given. `overlap`: pixels that tiles share. `header`: for a foreign file, its header as
+    JSON file, dict or Header.
     Raises EspyError, one line, for what cannot work.
     """
     check_size(size, max_pixels)
-    path, name = resolve(model, engine)
+    files = resolve(model, engine)
+    path = next(iter(files.values()))
     found = header_of(path, header)
     if size is None and tile is not None:
         size = "native"
@@ -91,32 +96,32 @@ def load(
     tiling = Tiling.of(tile, found.spec, found.preprocess.multiple, overlap) if tile else None
     if size is not None and size != "native" and tiling is None:
         check_fits(found, size, str(path))
+    seen = tile or (size if isinstance(size, tuple) else found.preprocess.size)
+    name = fastest(files, seen, threads, precision, remark)
+    if files[name] != path:
+        path = files[name]
+        found = header_of(path, header)
     running = load_engine(name)(path, threads=threads, precision=precision)
     if running.task != found.task:
         raise ModelError(f"{path}: its header says task {found.task!r}, its graph is for {running.task!r}")
     return Model(path, found, running, size, tiling, max_pixels)
 
 
-def resolve(model: str | Path, engine: str) -> tuple[Path, str]:
-    """The file of a model and the engine that opens it."""
+def resolve(model: str | Path, engine: str = "auto") -> dict[str, Path]:
+    """The engines that may run a model, each with the file that it opens: one, where it is asked for (espy.run.choice)."""
     path = Path(model)
+    files = [path]
     if str(model) in bundle.NAMES and not path.is_file():
-        suffix = ".onnx" if engine == "auto" or engine not in ENGINES else ENGINES[engine][2][0]
-        if suffix in (".onnx", ".safetensors"):
-            path = bundle.path(str(model), suffix)
-        else:
-            raise EngineError(
-                f"{model}: is bundled for other engines than {engine}: export it first: espy export {model} --to {FORMATS[suffix]}"
-            )
+        files = [bundle.path(str(model), suffix) for suffix in (".onnx", ".safetensors")]
     elif path.is_dir():
-        path = path / "best.safetensors"
-    if not path.is_file():
+        files = [path / "best.safetensors"]
+    if not files[0].is_file():
         raise ModelError(f"{model}: no such model file; bundled: {', '.join(bundle.NAMES)}")
     if path.suffix in (".pth", ".pt"):
         raise ModelError(
             f"{path}: a published checkpoint: convert it first with `espy convert {path} -o MODEL.safetensors`"
         )
-    return path, choose(engine, path)
+    return candidates(model, files, engine)
 
 
 def header_of(path: Path, given: str | Path | dict[str, Any] | Header | None = None) -> Header:

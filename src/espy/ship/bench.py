@@ -20,12 +20,14 @@ from espy.header import Header
 from espy.machine import available_threads, stamp
 from espy.output import shown
 from espy.picture.read import MAX_PIXELS
+from espy.process import Process
+from espy.run.choice import fastest
 from espy.run.engines import ENGINES, load_engine
 from espy.run.predictor import check_fits, check_size, header_of, resolve
 from espy.ship.energy import Meter, counters
 from espy.ship.foreign import Foreign, Work, count, open_foreign
 from espy.ship.limits import Limits, measure_limits
-from espy.ship.turns import ALONE, WHOLE, Process
+from espy.ship.turns import ALONE, TARGET, WHOLE
 
 ROUNDS = 20
 WARM_UPS = 3
@@ -224,21 +226,20 @@ def plan(
     threads: Sequence[int | None] = (None,),
     precision: str = "float32",
     against: Sequence[str | Path] = (),
+    remark: Callable[[str], None] = lambda line: None,
 ) -> list[Case]:
-    """The cases of `bench`, by model, engine, size and threads. Raises EspyError, one line, where one cannot be."""
+    """The cases of `bench`, by model, engine, size and threads; `remark` as in `espy.load`.
+
+    Raises EspyError, one line, where one cannot be.
+    """
     for size in sizes:
         check_size(size, MAX_PIXELS)
     counts = [check_threads(number) for number in threads]
-    cases = []
+    cases: list[Case] = []
     for model in models:
         for asked in engines:
-            path, engine = resolve(model, asked)
-            load_engine(engine)  # raises where it is not installed
-            header = header_of(path)
-            for size in sizes:
-                size = size or header.preprocess.size
-                check_fits(header, size, str(path))
-                cases += [Case(str(model), path, engine, size, n, precision, header=header) for n in counts]
+            files = resolve(model, asked)
+            cases += [_case(model, files, size, n, precision, remark) for size in sizes for n in counts]
     own = cases[0].size if cases else None
     for file in against:
         foreign = open_foreign(Path(file))
@@ -249,6 +250,21 @@ def plan(
     if not cases:
         raise EngineError("nothing to measure: name a model or a foreign network")
     return cases
+
+
+def _case(
+    model: str | Path, files: dict[str, Path], size: Size | None, threads: int, precision: str,
+    remark: Callable[[str], None],
+) -> Case:  # fmt: skip
+    """A model's case in the fastest of the engines that may run it."""
+    first = next(iter(files.values()))
+    header = header_of(first)
+    size = size or header.preprocess.size
+    check_fits(header, size, str(first))
+    engine = fastest(files, size, threads, precision, remark)
+    load_engine(engine)  # raises where it is not installed
+    path = files[engine]
+    return Case(str(model), path, engine, size, threads, precision, header=header if path == first else header_of(path))
 
 
 def check_threads(number: int | None) -> int:
@@ -264,7 +280,7 @@ def check_threads(number: int | None) -> int:
 
 def _of_foreign(foreign: Foreign, engines: Sequence[str]) -> list[str]:
     """Those of the engines that run it."""
-    opens = [name for name, (_, _, endings) in ENGINES.items() if ".onnx" in endings]
+    opens = [name for name, (_, _, endings, _) in ENGINES.items() if ".onnx" in endings]
     found = [opens[0] if engine == "auto" else engine for engine in engines]
     usable = [name for name in dict.fromkeys(found) if name in opens]
     if not usable:
@@ -314,7 +330,7 @@ class _Rival:
 
     def __init__(self, case: Case) -> None:
         self.case, self.reason = case, ""
-        self.process = Process()
+        self.process = Process(TARGET)
         self.facts: dict[str, Any] = {}
         self.wall: dict[str, list[float]] = {ALONE: [], WHOLE: []}
         self.cpu: dict[str, list[float]] = {ALONE: [], WHOLE: []}

@@ -163,7 +163,7 @@ def _source(model: str | Path | Published | nn.Module) -> tuple[Header, nn.Modul
     if path.suffix in (".pth", ".pt") and path.is_file():
         published = load_published(path)
         return published.header, published.network, path
-    path, _ = resolve(model, "torch")
+    path = resolve(model, "torch")["torch"]
     header, arrays = read_safetensors(path)
     try:
         network = with_weights(header.spec, arrays)

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from espy.errors import EngineError
-from espy.ship.turns import python
+from espy.process import python
 
 SIDE = 768  # of the matrices: large enough for full speed, short enough to fit between two interruptions
 COPY_BYTES = 128 << 20  # beyond most caches

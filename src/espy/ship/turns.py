@@ -1,123 +1,44 @@
-"""A network in a process of its own, which runs when it is told to and else waits, idle, on a pipe.
-
-Both ends of the pipe stand here: `Process` is the one that asks, `main` the one that answers. An order is a line of JSON, and so
-is the answer, or `{"error": one line}`. The process ends when the pipe does, so none outlives the one that asks.
-"""
+"""A network in a process of its own, which runs when it is told to and else waits, idle (espy.process)."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import signal
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from espy.errors import EngineError, EspyError
+from espy.errors import EngineError
+from espy.process import serve
 
+TARGET = "espy.ship.turns:main"
 ALONE, WHOLE = "alone", "whole"
 """What can be run: the engine alone, the picture prepared; or all of it, from a picture's file to its result."""
 
 STATUS = Path("/proc/self/status")
 
 
-def python(target: str, *arguments: str) -> list[str]:
-    """The command that calls `module:function` in a fresh Python that finds modules where this one does."""
-    module, function = target.split(":")
-    code = f"import sys; sys.path[:] = {sys.path!r}; from {module} import {function}; {function}()"
-    return [sys.executable, "-P", "-c", code, *arguments]
-
-
-class Process:
-    """The end that asks."""
-
-    def __init__(self) -> None:
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 (stderr; a pipe could fill up)
-        self._child = subprocess.Popen(
-            python("espy.ship.turns:main"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, text=True,
-            process_group=0,  # Ctrl-C reaches the one that asks alone
-        )  # fmt: skip
-
-    @property
-    def pid(self) -> int:
-        """The process's number."""
-        return self._child.pid
-
-    def ask(self, do: str, **order: Any) -> dict[str, Any]:
-        """The answer to an order. Raises EngineError, one line, where it failed or the process died of it."""
-        assert self._child.stdin is not None
-        assert self._child.stdout is not None
-        try:
-            self._child.stdin.write(json.dumps({"do": do, **order}) + "\n")
-            self._child.stdin.flush()
-            line = self._child.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line:
-            raise EngineError(self._death())
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            raise EngineError(answer["error"])
-        return answer
-
-    def close(self) -> None:
-        """End the process, whatever it does."""
-        self._child.kill()
-        self._child.wait()
-        for pipe in (self._child.stdin, self._child.stdout, self._said):
-            with contextlib.suppress(BrokenPipeError):
-                pipe.close()  # type: ignore[union-attr]
-
-    def _death(self) -> str:
-        code = self._child.wait()
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        memory = ": perhaps the memory is full" if code == -signal.SIGKILL else ""
-        self._said.seek(0)
-        last = self._said.read()[-4096:].decode("utf-8", "replace").strip().splitlines()[-1:]
-        return f"its process {how}{memory}{''.join(f' ({line})' for line in last)}"
-
-
 def main() -> None:
     """The end that answers."""
     bare = peak_bytes()
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints is no answer
-    with contextlib.suppress(BrokenPipeError):  # who asked is gone
-        _serve(answers, bare)
-    os._exit(0)  # engines may take long to clean up
+    network: Network | None = None
 
+    def answer(do: str, **order: Any) -> dict[str, Any]:
+        nonlocal network
+        if do == "open":
+            network = Network(**order)
+            return {"version": network.version, "bare_bytes": bare}
+        if network is None:
+            raise EngineError("nothing is open")
+        if do == "run":
+            return timed(network.runs[order["what"]], order["times"])
+        if do == "peak":
+            return {"peak_bytes": peak_bytes()}
+        if do == "operators":
+            return {"operators": network.operators()}
+        raise EngineError(f"unknown order {do!r}")
 
-def _serve(answers: Any, bare: int) -> None:
-    network = None
-    for line in sys.stdin:
-        order = json.loads(line)
-        do = order.pop("do")
-        try:
-            if do == "open":
-                network = Network(**order)
-                answer: Any = {"version": network.version, "bare_bytes": bare}
-            elif network is None:
-                raise EngineError("nothing is open")
-            elif do == "run":
-                answer = timed(network.runs[order["what"]], order["times"])
-            elif do == "peak":
-                answer = {"peak_bytes": peak_bytes()}
-            elif do == "operators":
-                answer = {"operators": network.operators()}
-            else:
-                raise EngineError(f"unknown order {do!r}")
-        except EspyError as error:
-            answer = {"error": str(error)}
-        except MemoryError:
-            answer = {"error": "the memory is full"}
-        except Exception as error:
-            answer = {"error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}
-        print(json.dumps(answer), file=answers, flush=True)
+    serve(answer)
 
 
 class Network:

@@ -9,6 +9,7 @@ from several threads, and never computes in another precision than asked for.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -17,7 +18,6 @@ import numpy as np
 
 from espy.errors import EngineError, ModelError
 from espy.run.nms import detections
-from espy.spec import nearest
 
 
 class Engine(Protocol):
@@ -38,14 +38,14 @@ class Engine(Protocol):
 
 
 ENGINES = {
-    # name: (module:class, package to install, endings that it opens)
-    "onnxruntime": ("onnxruntime:OnnxRuntime", "onnxruntime", (".onnx",)),
-    "openvino": ("openvino:OpenVino", "espy-vision[openvino]", (".onnx", ".xml")),
-    "torch": ("torch:Torch", "espy-vision[train]", (".safetensors",)),
-    "pt2": ("pt2:Pt2", "espy-vision[train]", (".pt2",)),
-    "executorch": ("executorch:ExecuTorch", "espy-vision[executorch]", (".pte",)),
-    "ncnn": ("ncnn:Ncnn", "espy-vision[ncnn]", (".param",)),
-    "litert": ("litert:LiteRt", "espy-vision[litert]", (".tflite",)),
+    # name: (module:class, package to install, endings that it opens, what it imports)
+    "onnxruntime": ("onnxruntime:OnnxRuntime", "onnxruntime", (".onnx",), "onnxruntime"),
+    "openvino": ("openvino:OpenVino", "espy-vision[openvino]", (".onnx", ".xml"), "openvino"),
+    "torch": ("torch:Torch", "espy-vision[train]", (".safetensors",), "torch"),
+    "pt2": ("pt2:Pt2", "espy-vision[train]", (".pt2",), "torch"),
+    "executorch": ("executorch:ExecuTorch", "espy-vision[executorch]", (".pte",), "executorch"),
+    "ncnn": ("ncnn:Ncnn", "espy-vision[ncnn]", (".param",), "ncnn"),
+    "litert": ("litert:LiteRt", "espy-vision[litert]", (".tflite",), "ai_edge_litert"),
 }
 FORMATS = {
     ".onnx": "onnx",
@@ -58,29 +58,29 @@ FORMATS = {
 """Ending → the name under which `espy export --to` makes such files."""
 
 
-def choose(engine: str, path: Path) -> str:
-    """The engine's name for a file; `auto` is the first that opens its kind. Raises EngineError where none does."""
-    suffix = path.suffix
-    opens = [name for name, (_, _, endings) in ENGINES.items() if suffix in endings]
-    if engine == "auto":
-        if not opens:
-            raise EngineError(
-                f"{path}: no engine opens {suffix or 'a file without ending'}: give .safetensors or {', '.join(FORMATS)}"
-            )
-        return opens[0]
-    if engine not in ENGINES:
-        raise EngineError(f"unknown engine {engine!r}: {nearest(engine, list(ENGINES))}")
-    if engine not in opens:
-        endings = " or ".join(ENGINES[engine][2])
-        form = FORMATS.get(ENGINES[engine][2][0])
-        cure = f"export it first: espy export MODEL --to {form}" if suffix == ".safetensors" else f"give it {endings}"
-        raise EngineError(f"{path}: engine {engine} opens {endings}, not {suffix}: {cure}")
-    return engine
+def installed(name: str) -> bool:
+    """Whether what an engine imports is there, which is not imported for it."""
+    try:
+        return importlib.util.find_spec(ENGINES[name][3]) is not None
+    except (ImportError, ValueError):  # something in its place that is no package
+        return False
+
+
+def installed_version(name: str) -> str:
+    """The version of what an installed engine imports, which is not imported for it."""
+    from importlib import metadata  # slow, and seldom asked
+
+    package = ENGINES[name][3]
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # its distribution has another name
+        found = importlib.util.find_spec(package)
+        return f"of {Path(found.origin).stat().st_mtime:.0f}" if found and found.origin and found.has_location else ""
 
 
 def load_engine(name: str) -> type[Engine]:
     """The class of an engine. Raises EngineError with the install line where its package is missing."""
-    target, package, _ = ENGINES[name]
+    target, package, *_ = ENGINES[name]
     module, kind = target.split(":")
     try:
         loaded: type[Engine] = getattr(importlib.import_module(f"espy.run.engines.{module}"), kind)
