@@ -13,7 +13,7 @@ from torch import nn
 from espy import build, load_published
 from espy.nn.build import weights_of
 from espy.nn.eesp import EESP
-from espy.nn.segment import Pyramid
+from espy.nn.segment import Gate, Pyramid
 from espy.ship import rewrite as rewriting
 from espy.ship.rewrite import REWRITES, Scale, Sizes, Slopes, fold_norms, merge_groups, regrouped, rewrite
 from samples import WEIGHTS, needs, scene
@@ -25,6 +25,7 @@ ANY, BY_32 = "any", {"multiple": 32}
 SEGMENTERS = {
     "espnetv2": {"width": 0.5, "classes": 7},
     "espnetv2, wider": {"width": 1.25, "classes": 3},
+    "espnetv2, widest": {"width": 2.0, "classes": 3},
     "espnetv2, relu": {"width": 0.5, "classes": 4, "activation": "relu"},
     "espnetv2, silu": {"width": 0.5, "classes": 4, "activation": "silu"},
     "espnetv2, as the article's text has it": {"width": 0.5, "classes": 4, "arrangement": "seed"},
@@ -171,6 +172,20 @@ class TestParts:
         assert unit.reduce[0].groups == unit.expand[0].groups == 4
         assert (merged.reduce[0].groups, merged.expand[0].groups) == (1, 2)  # 32 → 24: none fills lanes; 96 → 96: 48 do
         assert merged.branches[0].groups == 24
+
+    @pytest.mark.parametrize("activation", ["prelu", "relu", "silu"])
+    @pytest.mark.parametrize("shape", [(16, 16), (16, 32), (10, 30), (64, 16), (40, 20), (32, 48), (128, 48), (15, 7)])
+    @torch.inference_mode()
+    def test_a_gate_is_the_same_with_its_outputs_in_their_places(self, shape, activation):
+        i, o = shape
+        plain = shaken(Gate(i, o, activation=activation))
+        x = torch.randn(2, i, 9, 12)
+        wanted, order = plain(x), torch.arange(o)
+        if o % i == 0:  # i groups of o / i outputs become o / i runs of i
+            order = order.view(i, o // i).T.flatten()
+            rewriting.reorder(plain.gate, order)
+            rewriting.reorder(plain.expand.act, order)
+        assert error(rewriting.FastGate(plain)(x), wanted[:, order]) <= ERROR
 
     @pytest.mark.parametrize("scale", [(2, 1), (3, 2), (1, 1), (1, 2), (1, 4), (1, 10)])
     @pytest.mark.parametrize("size", [(2, 2), (4, 6), (5, 7), (10, 12), (30, 22), (33, 10)])

@@ -331,7 +331,8 @@ class FastGate(nn.Module):
         super().__init__()
         conv = folded(plain.expand.conv, plain.expand.bn)  # type: ignore[arg-type]
         i, o, g = conv.in_channels, conv.out_channels, conv.groups
-        self.gate, self.act = plain.gate, plain.expand.act
+        self.gate: nn.Module = plain.gate
+        self.act: nn.Module = plain.expand.act  # type: ignore[assignment]
         self.early = isinstance(self.act, (nn.PReLU, nn.ReLU))  # the others bend elsewhere than at 0
         self.expand = spread(conv) if g == i < o else gathered(conv) if g == o < i else conv
 
@@ -390,7 +391,7 @@ def weigh_first(network: nn.Module, sizes: Sizes) -> nn.Module:
 def reorder(module: nn.Module, order: Tensor) -> None:
     """Give a convolution, norm or activation its output channels in another order."""
     for part in module.modules():
-        for name, values in (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)):
+        for values in (*part.parameters(recurse=False), *part.buffers(recurse=False)):
             if values.dim() and len(values) == len(order):
                 values.data = values.data[order]
 

@@ -59,9 +59,12 @@ class OnnxRuntime:
                 self._shape = shape if self._shape is None else ()
                 self._session = None  # its memory goes before another's comes
                 sides = zip(self._sides, self._shape, strict=False)
-                self._session = open_session(
-                    self._path, self._threads, known={name: side for name, side in sides if isinstance(name, str)}
-                )
+                known = {name: side for name, side in sides if isinstance(name, str)}
+                try:
+                    self._session = open_session(self._path, self._threads, known=known)
+                except ModelError:  # no such shape fits the graph, which says so when it runs
+                    self._shape = ()
+                    self._session = open_session(self._path, self._threads)
             return self._session
 
     def close(self) -> None:
