@@ -3,7 +3,8 @@
 Names: `prepare` (reading and preparing a 1920x1080 JPEG), `folder` (a folder of 100 such photos against the engine alone),
 `memory` (a 100-megapixel photo in tiles), `tiles` (how far tiled masks differ from untiled ones; needs torch), `start`,
 `training` (images/s of the loop against a plain one, in turn), `loader` (images/s of the loader alone), `tasks` (images/s of loader
-and network for classes and boxes), `rewrites` (deployed files against plain exports).
+and network for classes and boxes), `rewrites` (deployed files against plain exports, each
+rewrite left out in turn), `sizes` (the same at five sizes).
 Every figure is printed with the machine it was measured on.
 """
 
@@ -27,6 +28,7 @@ from PIL import Image
 
 import espy
 from espy import bundle
+from espy.header import read_header, size_fits
 from espy.machine import processor
 from espy.picture.frame import Frame
 from espy.picture.read import read
@@ -299,19 +301,15 @@ def tasks(steps: int = 6) -> None:
         )
 
 
-def rewrites(names: tuple[str, ...] = ("street", "street-small"), size: tuple[int, int] = (512, 1024)) -> None:
-    """Deployed files against plain exports of the same network in one run of `espy bench`: what all rewrites buy, and each.
-
-    Plain is what the framework's exporter makes of the network for this size: a normalised float picture in, logits out, or the
-    classes by an ArgMax behind them.
+def plain_exports(model: str | Path, size: tuple[int, int], folder: Path) -> list[Path]:
+    """What the framework's exporter makes of a network for one size, weights as they came: a normalised float picture in, logits
+    out, or the classes by an ArgMax behind them.
     """
     import torch
     from torch import nn
 
-    from espy.header import read_safetensors
-    from espy.nn.build import with_weights
-    from espy.ship import export
-    from espy.ship.rewrite import REWRITES, rewrite
+    from espy import load_published
+    from espy.ship.export import source
 
     class Classes(nn.Module):
         def __init__(self, network: nn.Module) -> None:
@@ -321,39 +319,75 @@ def rewrites(names: tuple[str, ...] = ("street", "street-small"), size: tuple[in
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.network(x).argmax(1).to(torch.uint8)
 
+    network = load_published(model, flush=False).network if isinstance(model, Path) else source(model)[1]
+    files = [folder / f"{Path(model).stem} plain, {what}.onnx" for what in ("logits", "classes")]
+    with mock.patch("espy.nn.segment.adaptive_pool", torch.nn.functional.adaptive_avg_pool2d):
+        for module, file in zip((network, Classes(network)), files, strict=True):
+            program = torch.onnx.export(
+                module, (torch.zeros(1, 3, *size),), dynamo=True, opset_version=20, verbose=False
+            )
+            assert program is not None
+            program.save(file)
+    return files
+
+
+def against_plain(
+    what: str, files: list[Path], plain: list[Path], size: tuple[int, int], threads: int, engines: list[str]
+) -> None:
+    """Files and plain exports in one run of `espy bench`: each as many times as fast as the plain one with logits out."""
+    found = espy.bench(files, engines=engines, sizes=[size], threads=[threads], against=plain)
+    for row in found.rows:
+        base = next(r for r in found.rows if r.case.foreign and r.case.engine == row.case.engine).alone
+        cpu, wall = row.alone.cpu_ms, row.alone.wall_ms
+        print(
+            f"{what}: {Path(row.case.model).stem}, {size[0]}x{size[1]}, {row.case.engine}, {threads} threads: "
+            f"CPU {cpu.minimum:.1f} ms, {base.cpu_ms.minimum / cpu.minimum:.2f} times as fast as plain; "
+            f"wall {wall.median:.1f} ms, {base.wall_ms.median / wall.median:.2f}",
+            flush=True,
+        )
+    print(f"{what}: {found.stamp}")
+
+
+def rewrites(names: tuple[str, ...] = ("street", "street-small"), size: tuple[int, int] = (512, 1024)) -> None:
+    """Deployed files against plain exports of the same network: what all rewrites buy, and each."""
+    from espy.ship import export
+    from espy.ship.rewrite import REWRITES, rewrite
+
     names_of = [one.__name__ for one in REWRITES]
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        for name in names:
-            header, arrays = read_safetensors(bundle.path(name, ".safetensors"))
-            network = with_weights(header.spec, arrays)
-            plain = [folder / f"{name} plain, {what}.onnx" for what in ("logits", "classes")]
-            with mock.patch("espy.nn.segment.adaptive_pool", torch.nn.functional.adaptive_avg_pool2d):
-                for module, file in zip((network, Classes(network)), plain, strict=True):
-                    program = torch.onnx.export(
-                        module, (torch.zeros(1, 3, *size),), dynamo=True, opset_version=20, verbose=False
-                    )
-                    assert program is not None
-                    program.save(file)
-            files = []
+    for name in names:
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place)
+            plain, files = plain_exports(name, size, folder), []
             for left_out in ([], *([one] for one in names_of), names_of):
                 said = "all" if not left_out else "none" if left_out == names_of else f"all but {left_out[0]}"
                 files.append(folder / f"{name} {said}.onnx")
                 with mock.patch.object(export, "rewrite", partial(rewrite, without=left_out)):
                     espy.export(name, path=files[-1])
-            for chosen, threads, engines in (
-                (files, 1, ["onnxruntime"]), (files[:1], 2, ["onnxruntime", "openvino"]),
-            ):  # fmt: skip
-                found = espy.bench(chosen, engines=engines, sizes=[size], threads=[threads], against=plain)
-                for row in found.rows:
-                    base = next(r for r in found.rows if r.case.foreign and r.case.engine == row.case.engine).alone
-                    cpu, wall = row.alone.cpu_ms.minimum, row.alone.wall_ms.minimum
-                    print(
-                        f"rewrites: {Path(row.case.model).stem}, {row.case.engine}, {threads} threads: "
-                        f"CPU {cpu:.0f} ms, {base.cpu_ms.minimum / cpu:.2f} times as fast as plain; "
-                        f"wall {wall:.0f} ms, {base.wall_ms.minimum / wall:.2f}"
+            against_plain("rewrites", files, plain, size, 1, ["onnxruntime"])
+            against_plain("rewrites", files[:1], plain, size, 2, ["onnxruntime", "openvino"])
+
+
+SIZES = [(256, 256), (360, 480), (480, 640), (512, 1024), (1024, 2048)]
+ESPNET = Path(os.environ.get("ESPY_SHARED", "../shared")) / "weights/espnet_decoder_p2_q8.pth"
+
+
+def sizes(names: tuple[str | Path, ...] = ("street", "street-small", "camvid", ESPNET)) -> None:
+    """Deployed files against plain exports at every size that they take, one thread."""
+    for name in names:
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place)
+            file = folder / f"{Path(name).stem}.onnx"
+            if isinstance(name, Path) and not name.is_file():
+                print(f"sizes: {name}: not at hand")
+                continue
+            espy.export(name, path=file)
+            header = read_header(file)
+            assert header is not None
+            for size in SIZES:
+                if size_fits(header.sizes, size):
+                    against_plain(
+                        "sizes", [file], plain_exports(name, size, folder), size, 1, ["onnxruntime", "openvino"]
                     )
-                print(f"rewrites: {found.stamp}")
 
 
 MEASURES: dict[str, Callable[[], None]] = {
@@ -366,6 +400,7 @@ MEASURES: dict[str, Callable[[], None]] = {
     "loader": loader,
     "tasks": tasks,
     "rewrites": rewrites,
+    "sizes": sizes,
 }
 
 if __name__ == "__main__":

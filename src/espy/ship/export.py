@@ -90,7 +90,7 @@ def export(
     _, engine, _, fixed, optional = FORMATS[to]
     with quiet():
         room, runs = _room(to), load_engine(engine)
-    header, network, origin = _source(model)
+    header, network, origin = source(model)
     if path is None and origin is None:
         raise EspyError(f"say where to: export(network, path='model{ending}')")
     target = Path(path) if path is not None else Path(origin or "").with_suffix(ending)
@@ -144,8 +144,8 @@ def _room(to: str) -> ModuleType:
         ) from None
 
 
-def _source(model: str | Path | Published | nn.Module) -> tuple[Header, nn.Module, Path | None]:
-    """Header, network, and the file it came from."""
+def source(model: str | Path | Published | nn.Module) -> tuple[Header, nn.Module, Path | None]:
+    """Header, network, and the file it came from; of a bundled model and a network none."""
     if isinstance(model, Published):
         return model.header, model.network, None
     if isinstance(model, nn.Module):
