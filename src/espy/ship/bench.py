@@ -21,7 +21,7 @@ from espy.machine import available_threads, stamp
 from espy.output import shown
 from espy.picture.read import MAX_PIXELS
 from espy.run.engines import ENGINES, load_engine
-from espy.run.predictor import check_fits, check_size, header_of, resolve
+from espy.run.predictor import check_fits, check_size, header_of, precision_of, resolve
 from espy.ship.energy import Meter, counters
 from espy.ship.foreign import Foreign, Work, count, open_foreign
 from espy.ship.limits import Limits, measure_limits
@@ -201,7 +201,7 @@ def bench(
     engines: Sequence[str] = ("auto",),
     sizes: Sequence[Size | None] = (None,),
     threads: Sequence[int | None] = (None,),
-    precision: str = "float32",
+    precision: str = "auto",
     against: Sequence[str | Path] = (),
     rounds: int = ROUNDS,
     profile: bool = False,
@@ -222,7 +222,7 @@ def plan(
     engines: Sequence[str] = ("auto",),
     sizes: Sequence[Size | None] = (None,),
     threads: Sequence[int | None] = (None,),
-    precision: str = "float32",
+    precision: str = "auto",
     against: Sequence[str | Path] = (),
 ) -> list[Case]:
     """The cases of `bench`, by model, engine, size and threads. Raises EspyError, one line, where one cannot be."""
@@ -238,13 +238,15 @@ def plan(
             for size in sizes:
                 size = size or header.preprocess.size
                 check_fits(header, size, str(path))
-                cases += [Case(str(model), path, engine, size, n, precision, header=header) for n in counts]
+                computes = precision_of(header, precision, str(path))
+                cases += [Case(str(model), path, engine, size, n, computes, header=header) for n in counts]
     own = cases[0].size if cases else None
     for file in against:
         foreign = open_foreign(Path(file))
         for engine in _of_foreign(foreign, engines):
             for size, note in _sizes_of_foreign(foreign, [size or own for size in sizes]).items():
-                case = Case(str(file), foreign.path, engine, size, 1, precision, foreign=foreign, note=note)
+                computes = "float32" if precision == "auto" else precision
+                case = Case(str(file), foreign.path, engine, size, 1, computes, foreign=foreign, note=note)
                 cases += [replace(case, threads=n) for n in counts]
     if not cases:
         raise EngineError("nothing to measure: name a model or a foreign network")

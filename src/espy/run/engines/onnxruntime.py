@@ -17,13 +17,13 @@ TYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 
 
 class OnnxRuntime:
-    """Runs `.onnx` files in float32."""
+    """Runs `.onnx` files in float32, quantised ones in int8."""
 
     name = "onnxruntime"
     version = ort.__version__
 
     def __init__(self, path: Path, *, threads: int | None, precision: str) -> None:
-        check_precision(self.name, precision, ("float32",))
+        check_precision(self.name, precision, ("float32", "int8"))
         self.precision = precision
         self._session = open_session(path, threads)
         inputs, outputs = (_ports(found) for found in (self._session.get_inputs(), self._session.get_outputs()))
