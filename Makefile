@@ -64,7 +64,7 @@ $(VENV)/.dev: $(VENV)/.core
 	@touch $@
 
 $(VENV)/.export: $(VENV)/.dev
-	$(BIN)/pip install -q -e '.[executorch,ncnn]'
+	$(BIN)/pip install -q -e '.[executorch,ncnn,quantize]'
 	@touch $@
 
 $(VENV)-litert/.export: pyproject.toml constraints.txt

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from espy.run.predictor import load as load
     from espy.ship.bench import bench as bench
     from espy.ship.export import export as export
+    from espy.ship.quantize import quantize as quantize
 
 _PUBLIC = {
     "EspyError": "espy.errors",
@@ -33,6 +34,7 @@ _PUBLIC = {
     "load": "espy.run.predictor",
     "load_published": "espy.published",
     "models": "espy.bundle",
+    "quantize": "espy.ship.quantize",
     "train": "espy.learn.loop",
 }
 
@@ -46,6 +48,7 @@ __all__ = [
     "load",
     "load_published",
     "models",
+    "quantize",
     "train",
 ]
 

@@ -92,12 +92,36 @@ class Card(msgspec.Struct, frozen=True):
     metrics: tuple[Metric, ...] = ()
 
 
-class Export(msgspec.Struct, frozen=True):
+class Quantized(msgspec.Struct, frozen=True):
+    """What eight bits cost and bring: a file in int8 beside the float one of the same format, on the same pictures.
+
+    `calibrated` so many pictures of `train`, judged on all `images` of `val` of the set `data` by `metric`: `float32` and `int8`,
+    0..1, `drop` in points of a hundred. `layers` compute in int8, those named in `kept` in float. `bytes` and `ms` (median and
+    least of runs in turns, `Export` says with what) are [float, int8]; `ratio` is that of the medians: below 1 int8 is faster.
+    """
+
+    data: str
+    calibrated: int
+    images: int
+    metric: str
+    float32: float
+    int8: float
+    drop: float
+    layers: int
+    kept: tuple[str, ...]
+    bytes: tuple[int, int]
+    median_ms: tuple[float, float]
+    least_ms: tuple[float, float]
+    ratio: float
+
+
+class Export(msgspec.Struct, frozen=True, omit_defaults=True):
     """How a deployed file compared with its network when it was made: the worst over `pictures` (photo, size) pairs.
 
     `tools`: package → version that made it. `what` is compared: mask pixels, likeliest classes or detected boxes, of which a
     share `equal` is the same. `score_error`: largest difference of a logit, relative to the largest one, or of a probability.
     `bytes`: all that was written but this header. `ms`: `engine` on one picture of `size` (height, width), median.
+    `precision`: float32 or int8, that of `espy quantize`, which also says what is `quantized`.
     """
 
     format: str
@@ -112,6 +136,8 @@ class Export(msgspec.Struct, frozen=True):
     engine: str
     threads: int
     processor: str
+    precision: str = "float32"
+    quantized: Quantized | None = None
 
 
 class Header(msgspec.Struct, frozen=True):
@@ -131,6 +157,11 @@ class Header(msgspec.Struct, frozen=True):
     def of(cls, spec: Spec, labels: tuple[Label, ...], preprocess: Preprocess, card: Card) -> Header:
         """The header of plain weights: the sizes are what the network takes."""
         return cls(spec.task, spec, labels, preprocess, sizes_of(spec.task, preprocess), card)
+
+    @property
+    def precision(self) -> str:
+        """What the file computes in unless told otherwise: int8 of a quantised one, else float32."""
+        return self.export.precision if self.export else "float32"
 
 
 def sizes_of(task: str, preprocess: Preprocess) -> Sizes:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from espy.cli import bench, check, convert, demo, eval, export, models, predict, recipe, train
+from espy.cli import bench, check, convert, demo, eval, export, models, predict, quantize, recipe, train
 from espy.errors import EspyError
 from espy.version import VERSION
 
@@ -24,7 +24,7 @@ def app(debug: bool) -> None:
     """
 
 
-for verb in (predict, check, recipe, train, eval, bench, convert, export, models, demo):
+for verb in (predict, check, recipe, train, eval, bench, convert, export, quantize, models, demo):
     app.add_command(verb.command)
 
 

@@ -23,7 +23,12 @@ OPERATORS = 12  # of each row that are listed
 @click.option("--engine", multiple=True, default=("auto",), show_default="auto", help="onnxruntime, openvino or torch.")
 @click.option("--size", multiple=True, metavar="HxW", help="Height x width; each model's own unless given.")
 @click.option("--threads", multiple=True, type=click.IntRange(1), help="Threads of the engine; all cores unless given.")
-@click.option("--precision", default="float32", show_default=True, help="float32, or bfloat16 where the engine has it.")
+@click.option(
+    "--precision",
+    default="auto",
+    show_default=True,
+    help="auto: the file's own, float32 or int8; bfloat16 where the engine has it.",
+)
 @click.option("--rounds", type=click.IntRange(1), help="Turns of each row (20).")
 @click.option(
     "--against", multiple=True, type=click.Path(path_type=Path), metavar="PATH.onnx", help="Any other network beside."

@@ -37,7 +37,12 @@ WORDS = {
     help="auto: the fastest here; or onnxruntime, openvino, torch, pt2, executorch, ncnn, litert.",
 )
 @click.option("--threads", type=click.IntRange(1), help="Threads of the engine; all unless given.")
-@click.option("--precision", default="float32", show_default=True, help="float32, or bfloat16 where the engine has it.")
+@click.option(
+    "--precision",
+    default="auto",
+    show_default=True,
+    help="auto: the file's own, float32 or int8; bfloat16 where the engine has it.",
+)
 @click.option("--size", metavar="HxW|native", help="Height x width that the network sees, or native.")
 @click.option("--tile", metavar="HxW", help="Overlapping tiles of height x width, for large pictures.")
 @click.option("--header", type=click.Path(path_type=Path), help="JSON header for a foreign ONNX file.")

@@ -65,7 +65,7 @@ def load(
     *,
     engine: str = "auto",
     threads: int | None = None,
-    precision: str = "float32",
+    precision: str = "auto",
     size: Size = None,
     tile: tuple[int, int] | None = None,
     overlap: int | None = None,
@@ -79,7 +79,8 @@ def load(
     (docs/model-file.md), or a run folder. `engine`: `onnxruntime`, `openvino`, `torch`, `pt2`, `executorch`, `ncnn`, `litert`, or
     `auto`, the fastest of those installed by a measurement that is made once, which takes seconds, and kept (docs/performance.md):
     of one picture, of the tile's or given size, else of that in the header. `remark` is called with a line where one is made.
-    `threads`: all unless given. `size`: (height, width) that the network sees, `"native"` for the picture's own; as the model's
+    `threads`: all unless given. `precision`: `auto` is the file's own, int8 where it was quantised, else float32; `bfloat16` where
+    an engine has it. `size`: (height, width) that the network sees, `"native"` for the picture's own; as the model's
     header says unless given. `tile`: (height, width) of overlapping tiles, for pictures of any size in bounded memory; at the
     picture's own size unless `size` is given. `overlap`: pixels that tiles share. `header`: for a foreign file, its header as
     JSON file, dict or Header.
@@ -97,11 +98,12 @@ def load(
     if size is not None and size != "native" and tiling is None:
         check_fits(found, size, str(path))
     seen = tile or (size if isinstance(size, tuple) else found.preprocess.size)
-    name = fastest(files, seen, threads, precision, remark)
+    computes = precision_of(found, precision, str(path))
+    name = fastest(files, seen, threads, computes, remark)
     if files[name] != path:
         path = files[name]
         found = header_of(path, header)
-    running = load_engine(name)(path, threads=threads, precision=precision)
+    running = load_engine(name)(path, threads=threads, precision=computes)
     if running.task != found.task:
         raise ModelError(f"{path}: its header says task {found.task!r}, its graph is for {running.task!r}")
     return Model(path, found, running, size, tiling, max_pixels)
@@ -141,6 +143,22 @@ def header_of(path: Path, given: str | Path | dict[str, Any] | Header | None = N
             f"{path}: no espy header in it or beside it; give one with --header FILE.json (docs/model-file.md says what it holds)"
         )
     return header
+
+
+def precision_of(header: Header, asked: str, where: str) -> str:
+    """The precision that is meant; `auto` is the file's own. Raises EngineError where it computes in int8 and another is asked
+    for, or the other way round.
+    """
+    own = header.precision
+    if asked == "auto" or asked == own:
+        return own
+    if own == "int8":
+        raise EngineError(
+            f"{where}: is quantised, it computes in int8, not in {asked!r}: take the file that was exported"
+        )
+    if asked == "int8":
+        raise EngineError(f"{where}: computes in {own}: espy quantize makes a file in int8 of its plain weights")
+    return asked
 
 
 def check_size(size: Any, max_pixels: int) -> None:

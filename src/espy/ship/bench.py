@@ -23,7 +23,7 @@ from espy.picture.read import MAX_PIXELS
 from espy.process import Process
 from espy.run.choice import fastest
 from espy.run.engines import ENGINES, load_engine
-from espy.run.predictor import check_fits, check_size, header_of, resolve
+from espy.run.predictor import check_fits, check_size, header_of, precision_of, resolve
 from espy.ship.energy import Meter, counters
 from espy.ship.foreign import Foreign, Work, count, open_foreign
 from espy.ship.limits import Limits, measure_limits
@@ -203,7 +203,7 @@ def bench(
     engines: Sequence[str] = ("auto",),
     sizes: Sequence[Size | None] = (None,),
     threads: Sequence[int | None] = (None,),
-    precision: str = "float32",
+    precision: str = "auto",
     against: Sequence[str | Path] = (),
     rounds: int = ROUNDS,
     profile: bool = False,
@@ -224,7 +224,7 @@ def plan(
     engines: Sequence[str] = ("auto",),
     sizes: Sequence[Size | None] = (None,),
     threads: Sequence[int | None] = (None,),
-    precision: str = "float32",
+    precision: str = "auto",
     against: Sequence[str | Path] = (),
     remark: Callable[[str], None] = lambda line: None,
 ) -> list[Case]:
@@ -245,7 +245,8 @@ def plan(
         foreign = open_foreign(Path(file))
         for engine in _of_foreign(foreign, engines):
             for size, note in _sizes_of_foreign(foreign, [size or own for size in sizes]).items():
-                case = Case(str(file), foreign.path, engine, size, 1, precision, foreign=foreign, note=note)
+                computes = "float32" if precision == "auto" else precision
+                case = Case(str(file), foreign.path, engine, size, 1, computes, foreign=foreign, note=note)
                 cases += [replace(case, threads=n) for n in counts]
     if not cases:
         raise EngineError("nothing to measure: name a model or a foreign network")
@@ -261,10 +262,11 @@ def _case(
     header = header_of(first)
     size = size or header.preprocess.size
     check_fits(header, size, str(first))
-    engine = fastest(files, size, threads, precision, remark)
+    computes = precision_of(header, precision, str(first))
+    engine = fastest(files, size, threads, computes, remark)
     load_engine(engine)  # raises where it is not installed
     path = files[engine]
-    return Case(str(model), path, engine, size, threads, precision, header=header if path == first else header_of(path))
+    return Case(str(model), path, engine, size, threads, computes, header=header if path == first else header_of(path))
 
 
 def check_threads(number: int | None) -> int:

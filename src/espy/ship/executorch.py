@@ -17,9 +17,14 @@ TOOLS = ("torch", "executorch")
 
 def make(deployed: Deployed, header: Header, size: tuple[int, int] | None) -> bytes:
     """The program of one size."""
+    return program(deployed, example(header, size, pictures=1))
+
+
+def program(module: torch.nn.Module, picture: torch.Tensor) -> bytes:
+    """The program of a module that takes such a picture."""
     with quiet(), torch.no_grad():
-        program = torch.export.export(deployed, (example(header, size, pictures=1),))
-        lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+        exported = torch.export.export(module, (picture,))
+        lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
         content: bytes = lowered.to_executorch().buffer
     return content
 

@@ -9,7 +9,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -33,7 +33,7 @@ from espy.header import (
 from espy.labels import plain
 from espy.machine import available_threads, processor
 from espy.nn.build import with_weights
-from espy.nn.deployed import Deployed, deploy
+from espy.nn.deployed import deploy
 from espy.output import refuse_existing, write_bytes
 from espy.picture.frame import Frame
 from espy.picture.read import read
@@ -84,45 +84,82 @@ def export(
     and writes nothing, where a mask differs in more than 0.1 % of its pixels, or a logit by more than 1e-4 of the largest; so too
     for classes and boxes.
     """
-    ending = ending_of(to)
-    if path is not None and not Path(path).name.endswith(ending):
-        raise EspyError(f"{path}: the file is called NAME{ending}")
-    _, engine, _, fixed, optional = FORMATS[to]
-    with quiet():
-        room, runs = _room(to), load_engine(engine)
-    header, network, origin = source(model)
-    if path is None and origin is None:
-        raise EspyError(f"say where to: export(network, path='model{ending}')")
-    target = Path(path) if path is not None else Path(origin or "").with_suffix(ending)
-    for part in parts(target):
-        refuse_existing(part, force)
-    if size is None and fixed:
-        size = header.preprocess.size
-    header = _sized(header, size)
+    job = begin(model, to, path, size=size, force=force)
+    header, room = job.header, job.room
     if scores and header.task != "segment":
         raise EspyError(
             f"scores are a segmentation's second output, this model's task is {header.task}: leave them out"
         )
-    deployed = deploy(network, header.preprocess).eval()
-    made = room.make(deploy(rewrite(network, header.sizes), header.preprocess).eval(), header, size)
+    made = room.make(deploy(rewrite(job.network, header.sizes), header.preprocess).eval(), header, job.size)
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / target.name
+        file = Path(folder) / job.target.name
         room.save(made, file, scores=True)
-        found = _compare(runs, file, deployed, header, target)
-        if header.task == "segment" and optional and not scores:
+        found = kept(compare(job, file), job.target)
+        if header.task == "segment" and FORMATS[to][4] and not scores:
             room.save(made, file, scores=False)
-            found |= {
-                "equal": _compare(runs, file, deployed, header, target)["equal"]
-            }  # what is kept is what was compared
-        versions = {name: version(name) for name in room.TOOLS}
-        said = Export(to, versions, **found)
-        attach(file, msgspec.structs.replace(header, export=said))
-        read_header(file)  # raises where it is not read back
-        contents = [(part, (Path(folder) / part.name).read_bytes()) for part in parts(target)]
+            found |= {"equal": kept(compare(job, file), job.target)["equal"]}  # what is kept is what was compared
+        return finish(job, file, Export(to, versions(room), **found))
+
+
+class Job(NamedTuple):
+    """A file that is to be made: `network` is the plain one, `header` what the file will say, of `size` or of all sizes."""
+
+    to: str
+    room: ModuleType
+    runs: type[Engine]
+    header: Header
+    network: nn.Module
+    size: tuple[int, int] | None
+    target: Path
+    force: bool
+
+
+def begin(
+    model: str | Path | Published | nn.Module,
+    to: str,
+    path: str | Path | None,
+    *,
+    size: tuple[int, int] | None,
+    force: bool,
+    suffix: str = "",
+) -> Job:
+    """What `export` and `quantize` need of their arguments. `suffix`: of the file's name where it lies beside the model.
+
+    Raises EspyError, before anything is built, where a tool is missing, the model is none, or the file cannot be written.
+    """
+    ending = ending_of(to)
+    if path is not None and not Path(path).name.endswith(ending):
+        raise EspyError(f"{path}: the file is called NAME{ending}")
+    with quiet():
+        room, runs = _room(to), load_engine(FORMATS[to][1])
+    header, network, origin = source(model)
+    if path is None and origin is None:
+        raise EspyError(f"say where to: path='model{suffix}{ending}'")
+    beside = origin.with_name(f"{origin.stem}{suffix}{ending}") if origin else Path()
+    target = Path(path) if path is not None else beside
+    for part in parts(target):
+        refuse_existing(part, force)
+    if size is None and FORMATS[to][3]:
+        size = header.preprocess.size
+    return Job(to, room, runs, _sized(header, size), network, size, target, force)
+
+
+def versions(room: ModuleType) -> dict[str, str]:
+    """Package → version of what makes a format."""
+    return {name: version(name) for name in room.TOOLS}
+
+
+def finish(job: Job, file: Path, said: Export) -> Report:
+    """Give a file its header, read that back, and write it where it was to be."""
+    attach(file, msgspec.structs.replace(job.header, export=said))
+    read_header(file)  # raises where it is not read back
+    contents = [(part, file.with_name(part.name).read_bytes()) for part in parts(job.target)]
     for part, content in contents:
-        write_bytes(part, content, force=force)
+        write_bytes(part, content, force=job.force)
     total = sum(len(content) for _, content in contents)
-    return Report(**{**msgspec.structs.asdict(said), "bytes": total}, path=target)
+    return Report(
+        **{field: getattr(said, field) for field in said.__struct_fields__} | {"bytes": total}, path=job.target
+    )
 
 
 def ending_of(to: str) -> str:
@@ -187,11 +224,11 @@ def _sized(header: Header, size: tuple[int, int] | None) -> Header:
     return msgspec.structs.replace(header, preprocess=preprocess, sizes=[size])
 
 
-def _compare(runs: type[Engine], path: Path, deployed: Deployed, header: Header, name: Path) -> dict[str, Any]:
-    """Run the file and the network on the bundled photos, at the model's size and another where it takes others."""
-    threads = available_threads()
-    engine = runs(path, threads=threads, precision="float32")
-    network = Torch.around(deployed)
+def compare(job: Job, path: Path, precision: str = "float32") -> dict[str, Any]:
+    """Run a file and the network on the bundled photos, at the model's size and another where it takes others."""
+    threads, header = available_threads(), job.header
+    engine = job.runs(path, threads=threads, precision=precision)
+    network = Torch.around(deploy(job.network, header.preprocess).eval())
     size = header.preprocess.size
     sizes = {
         size,
@@ -210,16 +247,22 @@ def _compare(runs: type[Engine], path: Path, deployed: Deployed, header: Header,
     bytes_ = sum(part.stat().st_size for part in parts(path) if part.is_file())
     engine.close()
     if pictures == 0:
-        raise ModelError(f"{name}: no photos to compare on: the installation is incomplete")
+        raise ModelError(f"{job.target}: no photos to compare on: the installation is incomplete")
+    return {
+        "pictures": pictures, "what": what, "equal": equal, "score_error": error, "bytes": bytes_, "ms": ms, "size": size,
+        "engine": engine.name, "threads": threads, "processor": processor(),
+    }  # fmt: skip
+
+
+def kept(found: dict[str, Any], name: Path) -> dict[str, Any]:
+    """What was compared. Raises ModelError where it differs in more than rounding."""
+    what, equal, error = found["what"], found["equal"], found["score_error"]
     if not (equal >= EQUAL and error <= SCORE_ERROR):
         raise ModelError(
             f"{name}: not written: the graph differs from the network (equal {what} {equal:.4%}, least "
             f"{EQUAL:.1%}; largest difference of a score {error:.1e}, most {SCORE_ERROR:.0e})"
         )
-    return {
-        "pictures": pictures, "what": what, "equal": equal, "score_error": error, "bytes": bytes_, "ms": ms, "size": size,
-        "engine": engine.name, "threads": threads, "processor": processor(),
-    }  # fmt: skip
+    return found
 
 
 def _median_ms(engine: Engine, image: np.ndarray) -> float:

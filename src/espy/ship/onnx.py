@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from espy.ship.trace import example, quiet, varying
 
 TOOLS = ("torch", "onnx", "onnxscript")
 OPSET = 20
+WHOLE = "network"  # the layer of what the network does itself, between its modules
+SCOPES = "pkg.torch.onnx.name_scopes"  # of a node's metadata: the paths of the modules that it stands in, itself last
 FOLDED_ERROR = (
     2.0**-21
 )  # of a weight in eight bits that was multiplied by a batch norm's factor, relative to the largest
@@ -47,8 +50,8 @@ def output_chosen(model: onnx.ModelProto, scores: bool) -> onnx.ModelProto:
     return chosen
 
 
-def graph(deployed: Deployed, header: Header, size: tuple[int, int] | None) -> onnx.ModelProto:
-    """What the network gives, as a graph, its constants packed."""
+def graph(deployed: Deployed, header: Header, size: tuple[int, int] | None, *, raw: bool = False) -> onnx.ModelProto:
+    """What the network gives, as a graph, its constants packed. `raw`: they are not, and nodes are called by their layers."""
     with quiet():
         program = torch.onnx.export(
             deployed, (example(header, size),), dynamo=True, dynamic_shapes=(varying(header, size),), input_names=["image"],
@@ -57,6 +60,8 @@ def graph(deployed: Deployed, header: Header, size: tuple[int, int] | None) -> o
     if program is None:
         raise ModelError("the exporter gave nothing back")
     model: onnx.ModelProto = program.model_proto
+    if raw:
+        name_by_layers(model.graph)
     del model.metadata_props[:]
     model.producer_name, model.producer_version, model.doc_string = "espy", "", ""
     for holder in (model.graph, *model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info,
@@ -65,7 +70,8 @@ def graph(deployed: Deployed, header: Header, size: tuple[int, int] | None) -> o
         holder.doc_string = ""
     del model.graph.value_info[:]
     pool_globally(model.graph)
-    pack(model.graph)
+    if not raw:
+        pack(model.graph)
     return model
 
 
@@ -79,6 +85,25 @@ def pool_globally(graph: onnx.GraphProto) -> None:
             if axes is not None and sorted(int(axis) % 4 for axis in axes) == [2, 3]:
                 node.op_type = "GlobalAveragePool"
                 del node.input[1], node.attribute[:]
+
+
+def name_by_layers(graph: onnx.GraphProto) -> None:
+    """Call each node that computes in the network by its layer's path and what it does: `encoder.level1.0/Conv_3`.
+
+    Paths are those of the plain network: what a rewrite wraps it in, `plain`, is left out.
+    """
+    for k, node in enumerate(graph.node):
+        scopes = ast.literal_eval(next((p.value for p in node.metadata_props if p.key == SCOPES), "[]"))
+        path = next((scope for scope in reversed(scopes[:-1]) if scope.split(".")[0] == "network"), None)
+        if path is not None:
+            layer = ".".join(part for part in path.split(".")[1:] if part != "plain") or WHOLE
+            node.name = f"{layer}/{node.op_type}_{k}"
+
+
+def layer_of(name: str) -> str | None:
+    """The layer of a node that is called by it; None for one outside of the network."""
+    layer, slash, _ = name.partition("/")
+    return layer if slash else None
 
 
 def pack(graph: onnx.GraphProto) -> None:

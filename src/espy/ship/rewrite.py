@@ -8,7 +8,7 @@ what each rewrite is worth is in docs/performance.md.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -23,6 +23,9 @@ from espy.nn.units import adaptive_pool, pool, resize
 
 SUBNORMAL = 1e-30  # weights below become 0: what is multiplied by them is lost, but some processors take a hundred times as long
 LANES = 16
+
+
+Rewrite = Callable[[nn.Module, "Sizes"], nn.Module]
 
 
 class Sizes(NamedTuple):
@@ -481,19 +484,57 @@ def double_maps(network: nn.Module, sizes: Sizes) -> nn.Module:
     return FastESPNetv2(network) if isinstance(network, ESPNetv2) and sizes.halve(4) else network
 
 
+# For arithmetic in eight bits
+
+
+class Shuffled(nn.Module):
+    """A transposed convolution whose windows do not overlap, kernel k and stride k, as a 1×1 and a pixel shuffle: exactly the same
+    products, by an operator that engines have in eight bits; each pixel of the k×k block has weights of its own step.
+    """
+
+    def __init__(self, plain: nn.ConvTranspose2d):
+        super().__init__()
+        i, o, k = plain.in_channels, plain.out_channels, plain.kernel_size[0]
+        weight = plain.weight.permute(1, 2, 3, 0).reshape(o * k * k, i, 1, 1)
+        bias = None if plain.bias is None else plain.bias.repeat_interleave(k * k)
+        self.k, self.conv = k, convolution(nn.Conv2d(1, 1, 1), weight, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pixel_shuffle(self.conv(x), self.k)
+
+
+def shuffle_transposed(network: nn.Module, sizes: Sizes) -> nn.Module:
+    """Every transposed convolution whose windows do not overlap as `Shuffled`."""
+    for name, child in network.named_children():
+        shuffle_transposed(child, sizes)
+        if isinstance(child, nn.ConvTranspose2d) and apart(child):
+            setattr(network, name, Shuffled(child))
+    return network
+
+
+def apart(conv: nn.ConvTranspose2d) -> bool:
+    """Whether each output pixel comes of one input pixel."""
+    k = conv.kernel_size[0]
+    plain = (conv.padding, conv.output_padding, conv.dilation, conv.groups) == ((0, 0), (0, 0), (1, 1), 1)
+    return plain and conv.kernel_size == conv.stride == (k, k)
+
+
+QUANTISABLE = (shuffle_transposed,)
+"""Rewrites that only arithmetic in eight bits wants; in float32 they are no faster."""
+
 REWRITES = (flush, weigh_first, rebuild_pyramids, widen_pictures, fold_norms, merge_groups, double_maps)
 """In their order; each takes a network and what is known of its pictures' sizes, and gives the network."""
 
 
-def rewrite(network: nn.Module, sizes: Any, without: Collection[str] = ()) -> nn.Module:
+def rewrite(network: nn.Module, sizes: Any, without: Collection[str] = (), also: Sequence[Rewrite] = ()) -> nn.Module:
     """A rewritten copy of a network, in eval mode, for pictures of a header's `sizes`; the network stays as it is.
 
-    `without`: names of rewrites to leave out, to see what each is worth.
+    `without`: names of rewrites to leave out, to see what each is worth. `also`: others to do behind them.
     """
     known, spec = Sizes.of(sizes), network.spec
     network = copy.deepcopy(network).eval()
     with torch.no_grad():
-        for one in REWRITES:
+        for one in (*REWRITES, *also):
             if one.__name__ not in without:
                 network = one(network, known)
         if "flush" not in without:

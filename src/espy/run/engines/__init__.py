@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +19,9 @@ import numpy as np
 
 from espy.errors import EngineError, ModelError
 from espy.run.nms import detections
+
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+# OpenVINO's tools and NNCF would report each use to their maker, unasked, by processes of its own; without it they do not
 
 
 class Engine(Protocol):

@@ -19,13 +19,16 @@ TYPES = {0: "uint8", 6: "float32"}  # of ATen's scalar types
 
 
 class ExecuTorch:
-    """Runs `.pte` programs in float32, one picture after the other. The number of threads holds for the whole process."""
+    """Runs `.pte` programs in float32, quantised ones in int8, one picture after the other.
+
+    The number of threads holds for the whole process.
+    """
 
     name = "executorch"
     version = version("executorch")
 
     def __init__(self, path: Path, *, threads: int | None, precision: str) -> None:
-        check_precision(self.name, precision, ("float32",))
+        check_precision(self.name, precision, ("float32", "int8"))
         self.precision = precision
         if _threadpool_get_thread_count() != (threads := threads or available_threads()):
             _unsafe_reset_threadpool(threads)

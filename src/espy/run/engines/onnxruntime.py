@@ -18,7 +18,7 @@ TYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 
 
 class OnnxRuntime:
-    """Runs `.onnx` files in float32.
+    """Runs `.onnx` files in float32, quantised ones in int8.
 
     As long as all pictures have one shape, the session is made for it: ONNX Runtime then knows which maps are equal and writes
     sums in place. A second shape replaces it by one for all.
@@ -28,7 +28,7 @@ class OnnxRuntime:
     version = ort.__version__
 
     def __init__(self, path: Path, *, threads: int | None, precision: str) -> None:
-        check_precision(self.name, precision, ("float32",))
+        check_precision(self.name, precision, ("float32", "int8"))
         self.precision = precision
         self._path, self._threads = path, threads
         found = open_session(path, threads, optimised=False)

@@ -14,17 +14,29 @@ from espy.machine import available_threads
 from espy.run.engines import LOGITS, OUTPUTS, check_precision, task_of
 
 TYPES = {"u8": "uint8", "f32": "float32"}
-PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}  # of what a quantised file leaves in float
 
 
 class OpenVino:
-    """Runs `.onnx` and `.xml` files in float32, or in bfloat16 where that is asked for (its own default on recent processors)."""
+    """Runs `.onnx` and `.xml` files in float32, quantised ones in int8, or in bfloat16 where that is asked for (its own default
+    on recent processors).
+    """
 
     name = "openvino"
     version = ov.__version__.split("-")[0]
 
     def __init__(self, path: Path, *, threads: int | None, precision: str) -> None:
-        self._model, self.precision = compile_model(path, threads, precision), precision
+        self._open(path, compile_model(path, threads, precision), precision)
+
+    @classmethod
+    def around(cls, model: Any, precision: str, where: Path) -> OpenVino:
+        """An engine that runs a compiled model in memory; `where` it comes from, for messages."""
+        engine = cls.__new__(cls)
+        engine._open(where, model, precision)
+        return engine
+
+    def _open(self, path: Path, model: Any, precision: str) -> None:
+        self._model, self.precision = model, precision
         inputs, outputs = _ports(self._model.inputs), _ports(self._model.outputs)
         if len(self._model.inputs) == 1 and "image" in inputs:
             inputs = {"image": inputs["image"]}  # its other names are those of what was fused into it
