@@ -289,7 +289,7 @@ def test_a_process_tells_what_it_died_of(tmp_path):
 def test_a_precision_that_an_engine_has_not_fails_that_row_alone(patched):
     found = measure(plan(["street-small"], sizes=[SIZE], threads=[1], precision="bfloat16"), rounds=1)
     ((case, reason),) = found.failed
-    assert reason == "engine onnxruntime computes in float32, not in 'bfloat16'"
+    assert reason == "engine onnxruntime computes in float32 or int8, not in 'bfloat16'"
     assert str(case) == "street-small, onnxruntime, 32x64, 1 thread, bfloat16"
     assert not found.rows
 
