@@ -3,8 +3,8 @@
 Names: `prepare` (reading and preparing a 1920x1080 JPEG), `folder` (a folder of 100 such photos against the engine alone),
 `memory` (a 100-megapixel photo in tiles), `tiles` (how far tiled masks differ from untiled ones; needs torch), `start`,
 `training` (images/s of the loop against a plain one, in turn), `loader` (images/s of the loader alone), `tasks` (images/s of loader
-and network for classes and boxes), `rewrites` (deployed files against plain exports, each
-rewrite left out in turn), `sizes` (the same at five sizes).
+and network for classes and boxes), `rewrites` (deployed files against plain exports, each rewrite left out in turn), `sizes` (the
+same at five sizes), `formats` (every one that can be made here), `precisions` (float32, bfloat16, int8 on CamVid; needs nncf).
 Every figure is printed with the machine it was measured on.
 """
 
@@ -27,7 +27,8 @@ import numpy as np
 from PIL import Image
 
 import espy
-from espy import bundle
+from espy import bundle, cli
+from espy.data.sets import Dataset
 from espy.header import read_header, size_fits
 from espy.machine import processor
 from espy.picture.frame import Frame
@@ -362,13 +363,13 @@ def rewrites(names: tuple[str, ...] = ("street", "street-small"), size: tuple[in
                 said = "all" if not left_out else "none" if left_out == names_of else f"all but {left_out[0]}"
                 files.append(folder / f"{name} {said}.onnx")
                 with mock.patch.object(export, "rewrite", partial(rewrite, without=left_out)):
-                    espy.export(name, path=files[-1])
-            against_plain("rewrites", files, plain, size, 1, ["onnxruntime"])
-            against_plain("rewrites", files[:1], plain, size, 2, ["onnxruntime", "openvino"])
+                    espy.export(name, path=files[-1], size=size)
+            against_plain("rewrites", files, plain, size, 1, ["onnxruntime", "openvino"])
 
 
 SIZES = [(256, 256), (360, 480), (480, 640), (512, 1024), (1024, 2048)]
-ESPNET = Path(os.environ.get("ESPY_SHARED", "../shared")) / "weights/espnet_decoder_p2_q8.pth"
+SHARED = Path(os.environ.get("ESPY_SHARED", "../shared"))
+ESPNET = SHARED / "weights/espnet_decoder_p2_q8.pth"
 
 
 def sizes(names: tuple[str | Path, ...] = ("street", "street-small", "camvid", ESPNET)) -> None:
@@ -390,6 +391,92 @@ def sizes(names: tuple[str | Path, ...] = ("street", "street-small", "camvid", E
                     )
 
 
+def formats(name: str = "street-small", size: tuple[int, int] = (512, 1024)) -> None:
+    """Every format whose tools are installed here: bytes, how far it is off, processor time of one thread in turns."""
+    from espy.ship.bench import measure, plan
+    from espy.ship.export import FORMATS
+
+    with tempfile.TemporaryDirectory() as folder:
+        cases, reports = [], {}
+        for form, (ending, engine, *_) in FORMATS.items():
+            file = Path(folder) / f"{name}{ending}"
+            try:
+                reports[file] = espy.export(name, form, file, size=size)
+                cases += plan([file], engines=[engine], threads=[1])
+            except espy.EspyError as error:
+                print(f"formats: {form}: {error}", flush=True)
+        found = measure(cases)
+        for row in found.rows:
+            report = reports[row.case.path]
+            print(
+                f"formats: {report.format}: {report.bytes:,} bytes; a logit is off by "
+                f"{report.score_error:.1e} of the largest, equal pixels {report.equal:.4%}; CPU {row.alone.cpu_ms.minimum:.0f} ms, "
+                f"{row.case.engine} {row.version}"
+            )
+        print(f"formats: {found.stamp}")
+
+
+PRECISIONS = {
+    # engine: (format of the int8 file, precisions)
+    "onnxruntime": ("onnx", ("float32", "int8")),
+    "openvino": ("openvino", ("float32", "bfloat16", "int8")),
+}
+CAMVID = (("camvid", (512, 1024)), (SHARED / "weights/espnet_decoder_p2_q8_camvid.pth", (360, 480)))
+
+
+def precisions(models: tuple[tuple[str | Path, tuple[int, int]], ...] = CAMVID) -> None:
+    """A network in every precision, one thread: times in turns, masks against PyTorch's in float32, mIoU on CamVid val.
+
+    An int8 file is measured whatever it loses; layers go back to float where that is more than `espy quantize` allows.
+    """
+    from espy.data.kinds import open_set
+    from espy.ship.bench import Case, measure
+
+    data = open_set(f"camvid:{SHARED / 'data/camvid'}", None, "segment").only("val")
+    photos = [item.picture for item in data.items]
+    for name, size in models:
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place)
+            plain, deployed = folder / "plain.safetensors", folder / "deployed.onnx"
+            if isinstance(name, Path):
+                cli.run(["convert", str(name), "-o", str(plain)])
+            else:
+                plain = bundle.path(name, ".safetensors")
+            espy.export(plain, path=deployed, size=size)
+            cases = []
+            for engine, (form, computes) in PRECISIONS.items():
+                for precision in computes:
+                    file = quantised(plain, form, folder, data, size) if precision == "int8" else deployed
+                    cases.append(Case(str(name), file, engine, size, 1, precision, header=read_header(file)))
+            wanted = espy.load(plain, engine="torch", size=size)
+            masks = [wanted(photo).mask for photo in photos]
+            found = measure(cases)
+            for row in found.rows:
+                case, header = row.case, row.case.header
+                model = espy.load(case.path, engine=case.engine, precision=case.precision)
+                equal = [float((model(photo).mask == mask).mean()) for photo, mask in zip(photos, masks, strict=True)]
+                said = header.export.quantized if header and header.export else None
+                print(
+                    f"precisions: {case}: CPU {row.alone.cpu_ms.minimum:.1f} ms, wall {row.alone.wall_ms.median:.1f}; mask pixels "
+                    f"as PyTorch's {statistics.mean(equal):.4%}; mIoU {espy.evaluate(model, data, split=None).figure:.4f}"
+                    + (f"; in float: {', '.join(said.kept) or 'no layer'}" if said else ""),
+                    flush=True,
+                )
+            print(f"precisions: {found.stamp}")
+
+
+def quantised(plain: Path, form: str, folder: Path, data: Dataset, size: tuple[int, int]) -> Path:
+    """A model in int8, layers in float where more than the limit is lost; without them where that does not help."""
+    file = folder / f"int8{'.xml' if form == 'openvino' else '.onnx'}"
+    call = partial(espy.quantize, plain, form, file, size=size, threads=1, allow_slower=True, pictures=48)
+    try:
+        call(calibrate=f"camvid:{data.root}")
+    except espy.EspyError as error:
+        print(f"precisions: {error}", flush=True)
+        call(calibrate=f"camvid:{data.root}", max_drop=100)
+    return file
+
+
 MEASURES: dict[str, Callable[[], None]] = {
     "start": start,
     "prepare": prepare,
@@ -401,6 +488,8 @@ MEASURES: dict[str, Callable[[], None]] = {
     "tasks": tasks,
     "rewrites": rewrites,
     "sizes": sizes,
+    "formats": formats,
+    "precisions": precisions,
 }
 
 if __name__ == "__main__":

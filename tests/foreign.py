@@ -49,8 +49,14 @@ def layers(path, height="h", width="w"):
 
 
 def failing(path):
-    """A network that opens and cannot run: it makes seven equal parts of four planes."""
-    shape = onnx.numpy_helper.from_array(np.array([7, -1]), "shape")
-    conv = helper.make_node("Conv", ["picture", "w"], ["planes"], kernel_shape=[1, 1])
-    parts = helper.make_node("Reshape", ["planes", "shape"], ["out"])
-    return save(path, {"picture": ("float32", (1, 3, "h", "w"))}, [conv, parts], [weights("w", 4, 3, 1, 1), shape])
+    """A network that opens and cannot run: it makes seven equal parts of four planes, as only the picture tells it."""
+    shape = onnx.numpy_helper.from_array(np.array([7, -1], np.float32), "shape")
+    nodes = [
+        helper.make_node("Conv", ["picture", "w"], ["planes"], kernel_shape=[1, 1]),
+        helper.make_node("ReduceMax", ["picture"], ["brightest"], keepdims=0),
+        helper.make_node("Ceil", ["brightest"], ["one"]),
+        helper.make_node("Mul", ["shape", "one"], ["parts"]),
+        helper.make_node("Cast", ["parts"], ["whole"], to=TensorProto.INT64),
+        helper.make_node("Reshape", ["planes", "whole"], ["out"]),
+    ]
+    return save(path, {"picture": ("float32", (1, 3, "h", "w"))}, nodes, [weights("w", 4, 3, 1, 1), shape])

@@ -65,12 +65,13 @@ class Foreign:
             from espy.run.engines import onnxruntime as ort
 
             check_precision(engine, precision, ("float32",))
-            session = ort.open_session(self.path, threads)
+            session = ort.session_for(self.path, threads, feed[self.name].shape)
             return _telling(lambda: session.run(None, feed), ort.failed)
         from espy.run.engines import openvino as ov
 
-        model = ov.compile_model(self.path, threads, precision)
-        return _telling(lambda: model.create_infer_request().infer(list(feed.values())).values(), ov.failed)
+        picture = feed[self.name]
+        model = ov.compiled(ov.read_model(self.path), self.path, threads, precision, picture.shape)
+        return _telling(lambda: model.create_infer_request().infer([picture]).values(), ov.failed)
 
 
 def _telling(run: Callable[[], Any], failed: Callable[[Exception], EngineError]) -> Callable[[], Any]:

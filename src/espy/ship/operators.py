@@ -46,11 +46,11 @@ Node = tuple[str, float, float]  # kind of operator, calls a run, milliseconds a
 
 
 def _of_onnxruntime(path: Path, threads: int, feed: dict[str, np.ndarray]) -> list[Node]:
-    from espy.run.engines.onnxruntime import open_session
+    from espy.run.engines.onnxruntime import session_for
 
     ms: dict[tuple[str, str], list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
-        session = open_session(path, threads, profile=Path(folder) / "run")
+        session = session_for(path, threads, next(iter(feed.values())).shape, profile=Path(folder) / "run")
         for _ in range(RUNS):
             session.run(None, feed)
         for event in json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")):
@@ -61,13 +61,15 @@ def _of_onnxruntime(path: Path, threads: int, feed: dict[str, np.ndarray]) -> li
 
 
 def _of_openvino(path: Path, threads: int, precision: str, feed: dict[str, np.ndarray]) -> list[Node]:
-    from espy.run.engines.openvino import compile_model
+    from espy.run.engines.openvino import compiled, read_model
 
-    request = compile_model(path, threads, precision, PERF_COUNT="YES").create_infer_request()
+    picture = next(iter(feed.values()))
+    model = compiled(read_model(path), path, threads, precision, picture.shape, PERF_COUNT="YES")
+    request = model.create_infer_request()
 
     def means(runs: int) -> Any:
         for _ in range(runs):
-            request.infer(list(feed.values()))
+            request.infer([picture])
         return request.get_profiling_info()  # of each node the mean over all runs so far
 
     first, all_of_them = means(1), means(RUNS)

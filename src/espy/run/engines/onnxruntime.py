@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,13 @@ import onnxruntime as ort
 from espy.errors import EngineError, ModelError
 from espy.machine import available_threads
 from espy.run.engines import LOGITS, OUTPUTS, check_precision, task_of
+from espy.run.shaped import Shape, Shaped
 
 TYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 
 
 class OnnxRuntime:
-    """Runs `.onnx` files in float32, quantised ones in int8.
-
-    As long as all pictures have one shape, the session is made for it: ONNX Runtime then knows which maps are equal and writes
-    sums in place. A second shape replaces it by one for all.
-    """
+    """Runs `.onnx` files in float32, quantised ones in int8; sessions are `Shaped`."""
 
     name = "onnxruntime"
     version = ort.__version__
@@ -30,46 +26,29 @@ class OnnxRuntime:
     def __init__(self, path: Path, *, threads: int | None, precision: str) -> None:
         check_precision(self.name, precision, ("float32", "int8"))
         self.precision = precision
-        self._path, self._threads = path, threads
         found = open_session(path, threads, optimised=False)
         inputs, outputs = (_ports(ports) for ports in (found.get_inputs(), found.get_outputs()))
         self.task = task_of(path, inputs, outputs)
         self._names = list(OUTPUTS[self.task])
         self._scores = ["scores"] if self.task == "segment" and outputs.get("scores") == LOGITS else []
-        self._sides: list[int | str] = found.get_inputs()[0].shape
-        self._session: Any = None
-        self._shape: tuple[int, ...] | None = None  # that the session is made for; () for any
-        self._open = True
-        self._lock = threading.Lock()
+        sides = found.get_inputs()[0].shape
+        self._sessions = Shaped(lambda shape: open_session(path, threads, known=known(sides, shape)))
 
     def run(self, image: np.ndarray, *, scores: bool = False) -> dict[str, np.ndarray]:
         names = self._names + (self._scores if scores else [])
-        session = self._made_for(image.shape)
+        session = self._sessions.of(image.shape)
         try:
             return dict(zip(names, session.run(names, {"image": image}), strict=True))
         except Exception as error:
             raise failed(error) from None
 
-    def _made_for(self, shape: tuple[int, ...]) -> Any:
-        """The session for pictures of a shape."""
-        with self._lock:
-            if not self._open:
-                raise EngineError("the engine is closed")
-            if self._shape not in (shape, ()):
-                self._shape = shape if self._shape is None else ()
-                self._session = None  # its memory goes before another's comes
-                sides = zip(self._sides, self._shape, strict=False)
-                known = {name: side for name, side in sides if isinstance(name, str)}
-                try:
-                    self._session = open_session(self._path, self._threads, known=known)
-                except ModelError:  # no such shape fits the graph, which says so when it runs
-                    self._shape = ()
-                    self._session = open_session(self._path, self._threads)
-            return self._session
-
     def close(self) -> None:
-        with self._lock:
-            self._open, self._session = False, None
+        self._sessions.close()
+
+
+def known(sides: Sequence[int | str], shape: Shape | None) -> dict[str, int]:
+    """The sides of an input that a graph leaves free, by name, as a shape has them."""
+    return {name: side for name, side in zip(sides, shape or (), strict=False) if isinstance(name, str)}
 
 
 def open_session(
@@ -103,6 +82,12 @@ def open_session(
         )  # else it prints
     except Exception as error:  # the runtime raises kinds of its own
         raise ModelError(f"{path}: ONNX Runtime cannot open it ({str(error).splitlines()[0][:200]})") from None
+
+
+def session_for(path: Path, threads: int | None, shape: Shape, profile: Path | None = None) -> Any:
+    """`open_session` for one shape of the first input."""
+    sides = open_session(path, 1, optimised=False).get_inputs()[0].shape
+    return open_session(path, threads, known=known(sides, shape), profile=profile)
 
 
 def failed(error: Exception) -> EngineError:
