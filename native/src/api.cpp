@@ -1,0 +1,134 @@
+// The four functions of the C interface: what goes wrong behind them becomes a line of text.
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <new>
+#include <string>
+
+#if !defined(_WIN32)
+#include <unistd.h>
+#endif
+
+#include "espy_engine.h"
+#include "network.hpp"
+#include "target.hpp"
+#include "workers.hpp"
+
+namespace espy {
+namespace {
+
+thread_local char last_error[512] = "";
+
+void tell(const char* what) {
+  std::strncpy(last_error, what, sizeof last_error - 1);
+  last_error[sizeof last_error - 1] = 0;
+}
+
+int process() {
+#if defined(_WIN32)
+  return 0;
+#else
+  return static_cast<int>(getpid());
+#endif
+}
+
+// The best target that this processor has; ESPY_ENGINE_TARGET names another, for tests and measurements.
+const Kernels& best_target() {
+  const char* asked = std::getenv("ESPY_ENGINE_TARGET");
+  auto wanted = [&](const char* name) { return !asked || !*asked || !std::strcmp(asked, name); };
+#if defined(__x86_64__)
+#if defined(ESPY_AVX512)
+  if (wanted("avx512") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vl"))
+    return kernels_avx512();
+#endif
+#if defined(ESPY_AVX2)
+  if (wanted("avx2") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return kernels_avx2();
+#endif
+#elif defined(__aarch64__) && defined(ESPY_NEON)
+  if (wanted("neon")) return kernels_neon();
+#endif
+  if (!wanted("scalar")) throw Error("ESPY_ENGINE_TARGET names no target that this processor has");
+  return kernels_scalar();
+}
+
+constexpr int MOST_THREADS = 1024, MOST_SIDE = 65536;
+
+}  // namespace
+}  // namespace espy
+
+struct espy_engine {
+  espy::Network network;
+  const int threads;
+  std::mutex turn;
+  std::unique_ptr<espy::Plan> plan;
+  espy::Workers* workers = nullptr;
+  int owner = 0;
+
+  espy_engine(const int64_t* units, int64_t count, const float* weights, int64_t floats, int t)
+      : network(units, count, weights, floats, espy::best_target()), threads(t) {}
+  ~espy_engine() {
+    if (owner == espy::process()) delete workers;  // threads of a process that forked are not here
+  }
+  void run() {
+    const espy::Kernels& k = network.kernels;
+    if (owner != espy::process()) {
+      workers = new espy::Workers(threads, [&k] { k.flush(0, false); });
+      owner = espy::process();
+    }
+    const unsigned was = k.flush(0, false);
+    workers->run([&](int t, espy::Meeting& meeting) {
+      for (const auto& stage : plan->stages) {
+        const espy::Slab slab{static_cast<int>(static_cast<int64_t>(stage.rows) * t / threads),
+                              static_cast<int>(static_cast<int64_t>(stage.rows) * (t + 1) / threads), plan->scratch_of(t)};
+        if (slab.from < slab.to) stage.run(slab);
+        meeting.wait();
+      }
+    });
+    k.flush(was, true);
+  }
+};
+
+extern "C" {
+
+espy_engine* espy_create(const int64_t* units, int64_t count, const float* weights, int64_t floats, int32_t threads) {
+  try {
+    if (!units || count < 0 || (!weights && floats) || floats < 0) throw espy::Error("no description");
+    if (threads < 1 || threads > espy::MOST_THREADS) throw espy::Error("threads must be 1 to " + std::to_string(espy::MOST_THREADS));
+    return new espy_engine(units, count, weights, floats, threads);
+  } catch (const std::bad_alloc&) {
+    espy::tell("out of memory");
+  } catch (const std::exception& error) {
+    espy::tell(error.what());
+  }
+  return nullptr;
+}
+
+int32_t espy_run(espy_engine* engine, const uint8_t* picture, int64_t height, int64_t width, uint8_t* mask, float* scores) {
+  try {
+    if (!engine || !picture || !mask) throw espy::Error("no engine, picture or mask");
+    if (height < 1 || width < 1 || height > espy::MOST_SIDE || width > espy::MOST_SIDE)
+      throw espy::Error("sides must be 1 to " + std::to_string(espy::MOST_SIDE));
+    std::lock_guard<std::mutex> lock(engine->turn);
+    if (!engine->plan || engine->plan->height != height || engine->plan->width != width) {
+      engine->plan.reset();  // its memory goes before another's comes
+      engine->plan = std::make_unique<espy::Plan>(engine->network, static_cast<int>(height), static_cast<int>(width), engine->threads);
+    }
+    engine->plan->picture = picture;
+    engine->plan->mask = mask;
+    engine->plan->scores = scores;
+    engine->run();
+    return 0;
+  } catch (const std::bad_alloc&) {
+    espy::tell("out of memory for a picture of this size");
+  } catch (const std::exception& error) {
+    espy::tell(error.what());
+  }
+  return -1;
+}
+
+void espy_destroy(espy_engine* engine) { delete engine; }
+
+const char* espy_last_error(void) { return espy::last_error; }
+
+}  // extern "C"

@@ -1,0 +1,758 @@
+// The kernels, written over the vector of a target: this file is included after one of the vector_*.hpp, in an unnamed namespace, and
+// uses nothing that is not in there, so that no code of one target can end up in another's place.
+//
+// A strip is STRIP pixels of a row. Vectors of the last strip may hold pixels behind the row's end; their sums are stored too, into
+// the zeros between two planes, and `finish` makes them zero again.
+
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
+KERNEL int least(int a, int b) { return a < b ? a : b; }
+KERNEL int most(int a, int b) { return a > b ? a : b; }
+KERNEL int vectors_of(int x, int width) { return (least(STRIP, width - x) + L - 1) / L; }
+KERNEL void clear(float* p, long n) { for (long i = 0; i < n; i++) p[i] = 0; }
+KERNEL V prelu(V x, V slope) { return fma(slope, min(x, zero()), max(x, zero())); }
+
+KERNEL float* scratch_after(float*& free, long floats) {
+  float* p = free;
+  free += (floats + 15) / 16 * 16;
+  return p;
+}
+
+// Make what lies behind a row's planes zero again, and what lies before the first row.
+static void finish(const Map& m, int y) {
+  float* p = m.line_to(y);
+  if (y == 0) clear(p - (m.plane - up16(m.width)), m.plane - up16(m.width));
+  for (int c = 0; c < m.channels; c++, p += m.plane) clear(p + m.width, m.plane - m.width);
+}
+
+static void sum_row(const Map& m, int y, float* sums) {
+  for (int c = 0; c < m.channels; c++) {
+    const float* p = m.line(y) + c * m.plane;
+    V s = zero();
+    for (int x = 0; x < m.width; x += L) s = add(s, load(p + x));
+    sums[(long)y * m.channels + c] = sum(s);
+  }
+}
+
+// ---- The dense tile: sum[o][v] += w[k][o] * row[k][x + v L], for up to TILE outputs and WIDE vectors of pixels
+
+template <int O, int N, class Then>
+KERNEL void tile(const float* const* rows, int inputs, const float* w, long x, int o0, int v0, Then& then) {
+  V sums[O][N];
+  UNROLL for (int o = 0; o < O; o++) UNROLL for (int v = 0; v < N; v++) sums[o][v] = zero();
+  for (int k = 0; k < inputs; k++, w += O) {
+    const float* p = rows[k] + x;
+    V pixels[N];
+    UNROLL for (int v = 0; v < N; v++) pixels[v] = load(p + v * L);
+    UNROLL for (int o = 0; o < O; o++) {
+      const V weight = set(w[o]);
+      UNROLL for (int v = 0; v < N; v++) sums[o][v] = fma(weight, pixels[v], sums[o][v]);
+    }
+  }
+  UNROLL for (int o = 0; o < O; o++) UNROLL for (int v = 0; v < N; v++) then(o0 + o, v0 + v, sums[o][v]);
+}
+
+template <int O, class Then>
+KERNEL void tiles(const float* const* rows, int inputs, const float* w, long x, int vectors, int o0, Then& then) {
+  int v = 0;
+  for (; v + WIDE <= vectors; v += WIDE) tile<O, WIDE>(rows, inputs, w, x + v * L, o0, v, then);
+  for (; v < vectors; v++) tile<O, 1>(rows, inputs, w, x + v * L, o0, v, then);
+}
+
+// All outputs for a strip: then(output, vector of the strip, sum).
+template <class Then>
+KERNEL void dense(const Packed& p, const float* const* rows, long x, int vectors, Then then) {
+  const float* w = p.weights;
+  const int number = (p.outputs + TILE - 1) / TILE;
+  for (int i = 0, o = 0; i < number; i++) {
+    const int n = p.outputs * (i + 1) / number - p.outputs * i / number;
+    switch (n) {
+      case 1: tiles<1>(rows, p.inputs, w, x, vectors, o, then); break;
+      case 2: tiles<2>(rows, p.inputs, w, x, vectors, o, then); break;
+      case 3: tiles<3>(rows, p.inputs, w, x, vectors, o, then); break;
+      case 4: tiles<4>(rows, p.inputs, w, x, vectors, o, then); break;
+      case 5: if (TILE >= 5) tiles<TILE >= 5 ? 5 : 1>(rows, p.inputs, w, x, vectors, o, then); break;
+      default: if (TILE >= 6) tiles<TILE >= 6 ? 6 : 1>(rows, p.inputs, w, x, vectors, o, then);
+    }
+    w += (long)n * p.inputs;
+    o += n;
+  }
+}
+
+// ---- Even and odd pixels
+
+// A row's even and odd pixels, as many vectors as hold half of them.
+KERNEL void split(const float* row, float* evens, float* odds, int width) {
+  for (int x = 0; x < width; x += 2 * L) {
+    const V a = load(row + x), b = load(row + x + L);
+    store(evens + x / 2, even(a, b));
+    store(odds + x / 2, odd(a, b));
+  }
+}
+
+// Where pixel 2 x + s of such a row is, from the even pixel x on.
+KERNEL long split_at(int s, long half) { return s & 1 ? half + ((s - 1) >> 1) : s >> 1; }
+
+// Mean of 3 x 3 at stride 2 of pixels x .. x + L - 1 of the output, from the three rows of the input.
+KERNEL V mean_at(const float* const* rows, long x) {
+  V a = zero(), b = zero(), before_a = zero(), before_b = zero();
+  UNROLL for (int k = 0; k < 3; k++) {
+    const float* p = rows[k] + 2 * x;
+    a = add(a, load(p));
+    b = add(b, load(p + L));
+    before_a = add(before_a, load(p - 2));
+    before_b = add(before_b, load(p + L - 2));
+  }
+  return mul(add(add(even(a, b), odd(a, b)), odd(before_a, before_b)), set(1 / 9.0f));
+}
+
+// ---- Units
+
+static void first(const First& u, const Slab& slab) {
+  const int h = u.height, w = u.width, wo = u.out.width;
+  const long half = up16(wo) + GAP, line = 6 * half;
+  float* free = slab.scratch;
+  float* ring = scratch_after(free, 4 * line + GAP) + GAP;  // four rows of [colour][even, odd]
+  float* nothing = scratch_after(free, line + 2 * GAP) + GAP;
+  clear(slab.scratch, free - slab.scratch);
+  auto slot = [&](int y) { return y < 0 || y >= h ? nothing : ring + (y & 3) * line; };
+  int next = most(0, 2 * slab.from - 1);
+  const float* rows[27];
+  for (int y = slab.from; y < slab.to; y++) {
+    for (; next <= least(h - 1, 2 * y + 1); next++) {
+      const uint8_t* p = u.picture + (long)next * w * 3;
+      float* to = slot(next);
+      for (int x = 0; x < w; x += 2 * L) {
+        uint8_t end[6 * L] = {};
+        const uint8_t* at = p + 3L * x;
+        if (x + 2 * L > w) {
+          for (int i = 0; i < 3 * (w - x); i++) end[i] = at[i];
+          at = end;
+        }
+        V a[3], b[3];
+        planes(at, a);
+        planes(at + 3 * L, b);
+        UNROLL for (int c = 0; c < 3; c++) {
+          a[c] = fma(a[c], set(u.factor[c]), set(u.shift[c]));
+          b[c] = fma(b[c], set(u.factor[c]), set(u.shift[c]));
+          store(to + 2 * c * half + x / 2, even(a[c], b[c]));
+          store(to + (2 * c + 1) * half + x / 2, odd(a[c], b[c]));
+        }
+      }
+      for (int c = 0; c < 3; c++) {
+        clear(to + 2 * c * half + wo, half - wo);
+        clear(to + (2 * c + 1) * half + w / 2, half - w / 2);
+      }
+    }
+    for (int k = 0; k < 27; k++) rows[k] = slot(2 * y + k / 9 - 1) + 2 * (k % 3) * half + split_at(k / 3 % 3 - 1, half);
+    float* out = u.out.line_to(y);
+    for (int x = 0; x < wo; x += STRIP)
+      dense(u.weights, rows, x, vectors_of(x, wo), [&](int o, int v, V s) {
+        store(out + o * u.out.plane + x + v * L, prelu(add(s, set(u.end.bias[o])), set(u.end.slope[o])));
+      });
+    finish(u.out, y);
+    if (u.sums) sum_row(u.out, y, u.sums);
+    if (!u.pooled.at) continue;
+    for (int c = 0; c < 3; c++)
+      for (int x = 0; x < wo; x += L) {
+        V s = zero();
+        for (int k = 0; k < 3; k++) {
+          const float* p = slot(2 * y + k - 1) + 2 * c * half + x;
+          s = add(s, add(add(load(p), load(p + half)), load(p + half - 1)));
+        }
+        store(u.pooled.line_to(y) + c * u.pooled.plane + x, mul(s, set(1 / 9.0f)));
+      }
+    finish(u.pooled, y);
+  }
+}
+
+static void pool(const Pool& u, const Slab& slab) {
+  for (int y = slab.from; y < slab.to; y++) {
+    for (int c = 0; c < u.in.channels; c++) {
+      const float* rows[3];
+      for (int k = 0; k < 3; k++) rows[k] = u.in.line(2 * y + k - 1) + c * u.in.plane;
+      float* out = u.out.line_to(y) + c * u.out.plane;
+      for (int x = 0; x < u.out.width; x += L) store(out + x, mean_at(rows, x));
+    }
+    finish(u.out, y);
+  }
+}
+
+static void conv(const Conv& u, const Slab& slab) {
+  const int ci = u.in.channels, k = u.kernel, inputs = ci / u.groups, outputs = u.weights[0].outputs;
+  const int height = u.in.maps[0].height, width = u.in.maps[0].width, wo = u.split ? width : u.out.width;
+  const int reach = u.dilation * (k - 1) / 2, kept = u.stride == 1 ? 0 : 2 * reach + 2;
+  const long half = up16(u.out.width) + GAP, line = 2L * ci * half;
+  float* free = slab.scratch;
+  const float** base = reinterpret_cast<const float**>(scratch_after(free, 2L * k * ci));         // [y tap][channel]
+  const float** rows = reinterpret_cast<const float**>(scratch_after(free, 2L * inputs * k * k));  // (channel, y, x)
+  float* strip = scratch_after(free, u.split ? (long)outputs * STRIP : 0);
+  float* ring = scratch_after(free, kept * line + GAP) + GAP;
+  float* nothing = scratch_after(free, u.stride == 1 ? 0 : line + 2 * GAP) + GAP;
+  if (kept) clear(ring - GAP, free - (ring - GAP));
+  int next = most(0, 2 * slab.from - reach);
+  for (int y = slab.from; y < slab.to; y++) {
+    if (u.stride == 2)
+      for (; next <= least(height - 1, 2 * y + reach); next++) {
+        float* to = ring + next % kept * line;
+        for (int m = 0; m < u.in.count; m++)
+          for (int c = 0; c < u.in.maps[m].channels; c++, to += 2 * half)
+            split(u.in.maps[m].line(next) + c * u.in.maps[m].plane, to, to + half, width);
+      }
+    for (int t = 0; t < k; t++) {
+      const float** to = base + t * ci;
+      if (u.stride == 1) {
+        for (int m = 0; m < u.in.count; m++) {
+          const float* p = u.in.maps[m].line(y + t * u.dilation - reach);
+          for (int c = 0; c < u.in.maps[m].channels; c++, p += u.in.maps[m].plane) *to++ = p;
+        }
+      } else {
+        const int q = 2 * y + t * u.dilation - reach;
+        const float* p = q < 0 || q >= height ? nothing : ring + q % kept * line;
+        for (int c = 0; c < ci; c++, p += 2 * half) *to++ = p;
+      }
+    }
+    float* out = u.out.line_to(y);
+    for (int g = 0; g < u.groups; g++) {
+      for (int i = 0, j = 0; i < inputs; i++)
+        for (int t = 0; t < k; t++)
+          for (int s = 0; s < k; s++, j++) {
+            const int at = s * u.dilation - reach;
+            rows[j] = base[t * ci + g * inputs + i] + (u.stride == 1 ? at : split_at(at, half));
+          }
+      const float *bias = u.end.bias + g * outputs, *slope = u.end.slope + g * outputs;
+      if (!u.split) {
+        float* to = out + g * outputs * u.out.plane;
+        for (int x = 0; x < wo; x += STRIP)
+          dense(u.weights[g], rows, x, vectors_of(x, wo), [&](int o, int v, V s) {
+            store(to + o * u.out.plane + x + v * L, prelu(add(s, set(bias[o])), set(slope[o])));
+          });
+      } else {
+        float* to = out + 2 * g * outputs * u.out.plane;
+        for (int x = 0; x < wo; x += STRIP) {
+          const int vectors = vectors_of(x, wo);
+          dense(u.weights[g], rows, x, vectors, [&](int o, int v, V s) {
+            store(strip + o * STRIP + v * L, prelu(add(s, set(bias[o])), set(slope[o])));
+          });
+          for (int o = 0; o < outputs; o++) {
+            if (vectors % 2) store(strip + o * STRIP + vectors * L, zero());
+            float* evens = to + 2 * o * u.out.plane + x / 2;
+            for (int v = 0; v < vectors; v += 2) {
+              const V a = load(strip + o * STRIP + v * L), b = load(strip + o * STRIP + v * L + L);
+              store(evens + v / 2 * L, even(a, b));
+              store(evens + u.out.plane + v / 2 * L, odd(a, b));
+            }
+          }
+        }
+      }
+    }
+    finish(u.out, y);
+    if (u.split && width % 2)  // there is one odd pixel less
+      for (int c = 1; c < u.out.channels; c += 2) out[c * u.out.plane + width / 2] = 0;
+  }
+}
+
+// The pyramid of depth-wise branches on one strip: to[(branch n + c) STRIP + ...]. Branch k adds its taps to what branch k-1 left.
+template <int KERNEL_SIZE>
+KERNEL void pyramid_strip(const Branches& u, const float* const* lines, int x, int vectors, float* to) {
+  constexpr int N = 4;
+  const int size = KERNEL_SIZE ? KERNEL_SIZE : u.kernel, n = u.n;
+  const long plane = u.reduced.plane, step = u.stride == 1 ? plane : 2 * plane;
+  for (int c = 0; c < n; c++)
+    for (int v = 0; v < vectors; v += N) {
+      V s[N];
+      UNROLL for (int i = 0; i < N; i++) s[i] = zero();
+      const float* w = u.depthwise + (long)c * u.branches * size * size;
+      for (int j = 0; j < u.branches; j++) {
+        if (!u.hff) UNROLL for (int i = 0; i < N; i++) s[i] = zero();
+        const int d = u.dilations[j];
+        for (int ky = 0; ky < size; ky++) {
+          const float* p = lines[j * size + ky] + c * step + x + v * L;
+          for (int kx = 0; kx < size; kx++) {
+            const int at = (kx - size / 2) * d;
+            const float* q = p + (u.stride == 1 ? at : split_at(at, plane));
+            const V weight = set(*w++);
+            UNROLL for (int i = 0; i < N; i++) s[i] = fma(weight, load(q + i * L), s[i]);
+          }
+        }
+        const int m = j * n + c;
+        const V scale = set(u.fuse.scale[m]), shift = set(u.fuse.shift[m]), slope = set(u.fuse.slope[m]);
+        float* at = to + (long)m * STRIP + v * L;
+        UNROLL for (int i = 0; i < N; i++) store(at + i * L, prelu(fma(s[i], scale, shift), slope));
+      }
+    }
+}
+
+static void branches(const Branches& u, const Slab& slab) {
+  const int n = u.n, k = u.branches, width = u.out.width, size = u.kernel, pooled = u.stride == 2 ? u.in.channels : 0;
+  const bool picture = u.picture.at != nullptr;
+  float* free = slab.scratch;
+  float* strip = scratch_after(free, (long)k * n * STRIP + 3 * 16);
+  const float** lines = reinterpret_cast<const float**>(scratch_after(free, 2L * k * size));
+  const float** rows = reinterpret_cast<const float**>(scratch_after(free, 2L * (n + 3)));
+  for (int y = slab.from; y < slab.to; y++) {
+    for (int j = 0; j < k; j++)
+      for (int t = 0; t < size; t++) lines[j * size + t] = u.reduced.line(u.stride * y + (t - size / 2) * u.dilations[j]);
+    float* out = u.out.line_to(y);
+    if (u.stride == 2) {
+      for (int c = 0; c < pooled; c++) {
+        const float* in[3];
+        for (int t = 0; t < 3; t++) in[t] = u.in.line(2 * y + t - 1) + c * u.in.plane;
+        const V bias = set(u.end.bias[c]), slope = set(u.end.slope[c]);
+        float* to = out + c * u.out.plane;
+        if (picture) {
+          const float* p = u.picture.line(y);
+          const V w0 = set(u.reinforce[3 * c]), w1 = set(u.reinforce[3 * c + 1]), w2 = set(u.reinforce[3 * c + 2]);
+          for (int x = 0; x < width; x += L) {
+            V s = add(mean_at(in, x), bias);
+            s = fma(w0, load(p + x), s);
+            s = fma(w1, load(p + u.picture.plane + x), s);
+            s = fma(w2, load(p + 2 * u.picture.plane + x), s);
+            store(to + x, prelu(s, slope));
+          }
+        } else {
+          for (int x = 0; x < width; x += L) store(to + x, prelu(add(mean_at(in, x), bias), slope));
+        }
+      }
+    }
+    const float* residual = u.residual ? u.in.line(y) : nullptr;
+    for (int x = 0; x < width; x += STRIP) {
+      const int vectors = vectors_of(x, width);
+      if (size == 3) pyramid_strip<3>(u, lines, x, vectors, strip);
+      else pyramid_strip<0>(u, lines, x, vectors, strip);
+      for (int g = 0; g < k; g++) {
+        for (int i = 0; i < n; i++) rows[i] = strip + (long)(g * n + i) * STRIP;
+        if (picture) for (int i = 0; i < 3; i++) rows[n + i] = u.picture.line(y) + i * u.picture.plane + x;
+        const int c = pooled + g * n;
+        const float *bias = u.end.bias + c, *slope = u.end.slope + c;
+        float* to = out + c * u.out.plane + x;
+        if (residual) {
+          const float* from = residual + c * u.in.plane + x;
+          dense(u.expand[g], rows, 0, vectors, [&](int o, int v, V s) {
+            s = add(add(s, set(bias[o])), load(from + o * u.in.plane + v * L));
+            store(to + o * u.out.plane + v * L, prelu(s, set(slope[o])));
+          });
+        } else {
+          dense(u.expand[g], rows, 0, vectors, [&](int o, int v, V s) {
+            store(to + o * u.out.plane + v * L, prelu(add(s, set(bias[o])), set(slope[o])));
+          });
+        }
+      }
+    }
+    finish(u.out, y);
+    if (u.sums) sum_row(u.out, y, u.sums);
+  }
+}
+
+static void esp(const Esp& u, const Slab& slab) {
+  const int size = u.kernel, width = u.out.width;
+  int widest = 0, inputs = 0;
+  for (int j = 0; j < u.branches; j++) widest = most(widest, u.weights[j].outputs), inputs = most(inputs, u.weights[j].inputs);
+  float* free = slab.scratch;
+  float* before = scratch_after(free, (long)widest * STRIP);  // the sum that the next branch adds
+  const float** rows = reinterpret_cast<const float**>(scratch_after(free, 2L * inputs * u.branches));
+  const float** residual = reinterpret_cast<const float**>(scratch_after(free, 2L * u.out.channels));
+  for (int y = slab.from; y < slab.to; y++) {
+    for (int j = 0; j < u.branches; j++) {
+      const Map& m = j ? u.reduced : u.first;
+      const float** to = rows + (long)j * inputs;
+      for (int t = 0; t < size * size; t++) {
+        const int d = 1 << j;
+        const float* p = m.line(y + (t / size - size / 2) * d) + (t % size - size / 2) * d;
+        for (int c = 0; c < m.channels; c++, p += m.plane) *to++ = p;
+      }
+    }
+    if (u.residual) {
+      const float** to = residual;
+      for (int m = 0; m < u.in.count; m++)
+        for (int c = 0; c < u.in.maps[m].channels; c++) *to++ = u.in.maps[m].line(y) + c * u.in.maps[m].plane;
+    }
+    float* out = u.out.line_to(y);
+    for (int x = 0; x < width; x += STRIP) {
+      const int vectors = vectors_of(x, width);
+      for (int j = 0, c = 0; j < u.branches; j++) {
+        const bool adds = u.hff && j + 1 >= u.hff;
+        dense(u.weights[j], rows + (long)j * inputs, x, vectors, [&](int o, int v, V s) {
+          const int m = c + o;
+          s = prelu(add(s, set(u.end.bias[m])), set(u.end.slope[m]));
+          if (adds) s = add(s, load(before + o * STRIP + v * L));
+          store(before + o * STRIP + v * L, s);
+          if (u.residual) s = add(s, load(residual[m] + x + v * L));
+          store(out + m * u.out.plane + x + v * L, prelu(fma(s, set(u.last.scale[m]), set(u.last.shift[m])), set(u.last.slope[m])));
+        });
+        c += u.weights[j].outputs;
+      }
+    }
+    finish(u.out, y);
+  }
+}
+
+static void affine(const Affine& u, const Slab& slab) {
+  for (int y = slab.from; y < slab.to; y++) {
+    float* out = u.out.line_to(y);
+    for (int m = 0, k = 0; m < u.in.count; m++)
+      for (int c = 0; c < u.in.maps[m].channels; c++, k++, out += u.out.plane) {
+        const float* p = u.in.maps[m].line(y) + c * u.in.maps[m].plane;
+        const V scale = set(u.norm.scale[k]), shift = set(u.norm.shift[k]), slope = set(u.norm.slope[k]);
+        for (int x = 0; x < u.out.width; x += L) store(out + x, prelu(fma(load(p + x), scale, shift), slope));
+      }
+    finish(u.out, y);
+  }
+}
+
+// ---- Bilinear
+
+// a row between two of the input, a vector of zeros behind it
+KERNEL void between_rows(const float* a, const float* b, float part, int width, float* to) {
+  const V f = set(part);
+  int x = 0;
+  for (; x < width; x += L) {
+    const V l = load(a + x);
+    store(to + x, fma(f, sub(load(b + x), l), l));
+  }
+  store(to + x, zero());
+}
+
+KERNEL V between_columns(const float* row, const Lerp& c, int v) { return between(row + c.first[v], c.steps + v * L, load(c.part + v * L)); }
+
+static void resize(const Resize& u, const Slab& slab) {
+  float* free = slab.scratch;
+  float* row = scratch_after(free, u.in.plane + 2 * GAP);
+  clear(row, free - row);
+  for (int y = slab.from; y < slab.to; y++) {
+    const int i = u.rows.at[y], j = least(i + 1, u.in.height - 1);
+    for (int c = 0; c < u.in.channels; c++) {
+      between_rows(u.in.line(i) + c * u.in.plane, u.in.line(j) + c * u.in.plane, u.rows.part[y], u.in.width, row);
+      float* out = u.out.line_to(y) + c * u.out.plane;
+      for (int v = 0; v * L < u.out.width; v++) store(out + v * L, between_columns(row, u.columns, v));
+    }
+    finish(u.out, y);
+  }
+}
+
+static void up2(const Up2& u, const Slab& slab) {
+  const int ci = u.in.channels, co = u.weights[0].outputs;
+  float* free = slab.scratch;
+  float* strips = scratch_after(free, 2L * co * STRIP);
+  const float** rows = reinterpret_cast<const float**>(scratch_after(free, 2L * ci));
+  for (int y = slab.from; y < slab.to; y++) {
+    for (int c = 0; c < ci; c++) rows[c] = u.in.line(y) + c * u.in.plane;
+    for (int a = 0; a < 2 && 2 * y + a < u.out.height; a++) {
+      float* out = u.out.line_to(2 * y + a);
+      for (int x = 0; x < u.in.width; x += STRIP) {
+        const int vectors = vectors_of(x, u.in.width);
+        for (int b = 0; b < 2; b++)
+          dense(u.weights[2 * a + b], rows, x, vectors, [&](int o, int v, V s) {
+            store(strips + (b * co + o) * STRIP + v * L, prelu(add(s, set(u.end.bias[o])), set(u.end.slope[o])));
+          });
+        for (int o = 0; o < co; o++)
+          for (int v = 0; v < vectors; v++) {
+            const V l = load(strips + o * STRIP + v * L), r = load(strips + (co + o) * STRIP + v * L);
+            float* to = out + o * u.out.plane + 2 * (x + v * L);
+            store(to, turns_first(l, r));
+            store(to + L, turns_second(l, r));
+          }
+      }
+      finish(u.out, 2 * y + a);
+    }
+  }
+}
+
+// ---- 3 x 3 with few outputs: three sums an output, one for each column of the kernel, all of aligned loads; then the sums are shifted,
+// not the inputs. rows[i]: as many as inputs times three; weights [row][column][output]. then(output, vector, sum)
+
+template <int O, int N, class Then>
+KERNEL void shifted_sums(const float* const* rows, int number, const float* weights, int width, Then then) {
+  V left[O], middle[O], right[O];  // of the vector before: its sums of the first column, what still lacks the third's, those
+  UNROLL for (int o = 0; o < O; o++) left[o] = middle[o] = right[o] = zero();
+  const int vectors = (width + L - 1) / L;
+  for (int v0 = 0; v0 < vectors; v0 += N) {
+    V s[3][O][N];
+    UNROLL for (int k = 0; k < 3; k++) UNROLL for (int o = 0; o < O; o++) UNROLL for (int v = 0; v < N; v++) s[k][o][v] = zero();
+    const float* w = weights;
+    for (int i = 0; i < number; i++, w += 3 * O) {
+      V pixels[N];
+      UNROLL for (int v = 0; v < N; v++) pixels[v] = load(rows[i] + (v0 + v) * L);
+      UNROLL for (int k = 0; k < 3; k++) UNROLL for (int o = 0; o < O; o++) {
+        const V weight = set(w[k * O + o]);
+        UNROLL for (int v = 0; v < N; v++) s[k][o][v] = fma(weight, pixels[v], s[k][o][v]);
+      }
+    }
+    UNROLL for (int o = 0; o < O; o++) {
+      UNROLL for (int v = 0; v < N; v++) {
+        const V third = s[2][o][v];
+        if (v0 + v > 0 && v0 + v <= vectors) then(o, v0 + v - 1, add(middle[o], from_second(right[o], third)));
+        middle[o] = add(s[1][o][v], from_last(left[o], s[0][o][v]));
+        left[o] = s[0][o][v];
+        right[o] = third;
+      }
+    }
+  }
+  if (vectors % N == 0) UNROLL for (int o = 0; o < O; o++) then(o, vectors - 1, add(middle[o], from_second(right[o], zero())));
+}
+
+static void merge(const Merge& u, const Slab& slab) {
+  const int ci = u.skip.channels, co = u.outputs, width = u.skip.width, inputs = ci / u.groups, outputs = co / u.groups;
+  const long plane = u.skip.plane, coarse = u.coarse.plane;
+  float* free = slab.scratch;
+  float* joined = scratch_after(free, co * plane);
+  float* lifted = scratch_after(free, co * coarse + GAP);
+  float* gate = scratch_after(free, co);
+  float* means = scratch_after(free, ci);
+  const float** rows = reinterpret_cast<const float**>(scratch_after(free, 2L * (3 * inputs + co)));
+  for (int c = 0; c < ci; c++) {
+    double s = 0;
+    for (int y = 0; y < u.skip.height; y++) s += u.sums[(long)y * ci + c];
+    means[c] = (float)(s / ((double)u.skip.height * width));
+  }
+  for (int o = 0; o < co; o++) {
+    double s = 0;
+    for (int c = 0; c < ci; c++) s += (double)u.gate[(long)o * ci + c] * means[c];
+    gate[o] = (float)(1 / (1 + __builtin_exp(-s)));
+  }
+  for (int y = slab.from; y < slab.to; y++) {
+    const int i = u.rows.at[y], j = least(i + 1, u.coarse.height - 1);
+    for (int o = 0; o < co; o++)
+      between_rows(u.coarse.line(i) + o * coarse, u.coarse.line(j) + o * coarse, u.rows.part[y], u.coarse.width, lifted + o * coarse);
+    const float* w = u.weights;
+    for (int g = 0; g < u.groups; g++) {
+      for (int c = 0; c < inputs; c++)
+        for (int t = 0; t < 3; t++) rows[3 * c + t] = u.skip.line(y + t - 1) + (g * inputs + c) * plane;
+      for (int o0 = 0; o0 < outputs; o0 += 3) {
+        auto then = [&](int o, int v, V s) {
+          const int m = g * outputs + o0 + o;
+          const V e = fma(prelu(add(s, set(u.end.bias[m])), set(u.end.slope[m])), set(gate[m]), between_columns(lifted + m * coarse, u.columns, v));
+          store(joined + m * plane + v * L, prelu(fma(e, set(u.join.scale[m]), set(u.join.shift[m])), set(u.join.slope[m])));
+        };
+        const int n = least(3, outputs - o0);
+        if (n == 1) shifted_sums<1, WIDE>(rows, 3 * inputs, w, width, then);
+        else if (n == 2) shifted_sums<2, WIDE / 2>(rows, 3 * inputs, w, width, then);
+        else shifted_sums<3, WIDE / 2>(rows, 3 * inputs, w, width, then);
+        w += 9L * inputs * n;
+      }
+    }
+    for (int o = 0; o < co; o++) rows[o] = joined + o * plane;
+    float* out = u.out.line_to(y);
+    for (int x = 0; x < width; x += STRIP)
+      dense(u.project, rows, x, vectors_of(x, width), [&](int o, int v, V s) {
+        store(out + o * u.out.plane + x + v * L, prelu(add(s, set(u.projected.bias[o])), set(u.projected.slope[o])));
+      });
+    finish(u.out, y);
+  }
+}
+
+// ---- The decoder's pyramid
+
+// Means of windows from floor(i in / out) to ceil((i + 1) in / out), as adaptive pooling has them.
+static void average(const Small& small, const Slab& slab) {
+  const Map &in = small.pyramid->in, &out = small.pyramid->scale[small.which].small;
+  float* row = slab.scratch;
+  for (int y = slab.from; y < slab.to; y++) {
+    const int top = (int)((long)y * in.height / out.height), bottom = (int)(((long)(y + 1) * in.height + out.height - 1) / out.height);
+    for (int c = 0; c < in.channels; c++) {
+      for (int x = 0; x < in.width; x += L) {
+        V s = zero();
+        for (int i = top; i < bottom; i++) s = add(s, load(in.line(i) + c * in.plane + x));
+        store(row + x, s);
+      }
+      float* to = out.line_to(y) + c * out.plane;
+      if (2 * out.width == in.width) {
+        const V part = set(0.5f / (float)(bottom - top));
+        if (in.width % (2 * L)) clear(row + up16(in.width), 2 * L);
+        for (int x = 0; x < out.width; x += L) {
+          const V a = load(row + 2 * x), b = load(row + 2 * x + L);
+          store(to + x, mul(add(even(a, b), odd(a, b)), part));
+        }
+        continue;
+      }
+      for (int x = 0; x < out.width; x++) {
+        const int left = (int)((long)x * in.width / out.width), right = (int)(((long)(x + 1) * in.width + out.width - 1) / out.width);
+        float s = 0;
+        for (int i = left; i < right; i++) s += row[i];
+        to[x] = s / (float)((bottom - top) * (right - left));
+      }
+    }
+    finish(out, y);
+  }
+}
+
+static void see(const Small& small, const Slab& slab) {
+  const Scale& s = small.pyramid->scale[small.which];
+  for (int y = slab.from; y < slab.to; y++) {
+    for (int c = 0; c < s.small.channels; c++) {
+      const float *w = s.kernel + 9 * c, *in[3];
+      for (int t = 0; t < 3; t++) in[t] = s.small.line(y + t - 1) + c * s.small.plane;
+      float* to = s.seen.line_to(y) + c * s.seen.plane;
+      for (int x = 0; x < s.seen.width; x += L) {
+        V sum3 = zero();
+        for (int t = 0; t < 9; t++) sum3 = fma(set(w[t]), load(in[t / 3] + x + t % 3 - 1), sum3);
+        store(to + x, sum3);
+      }
+    }
+    finish(s.seen, y);
+  }
+}
+
+// One row of a plane as every scale has it, normed: to[scale plane + x].
+static void scales_row(const Pyramid& u, int c, int y, float* to, float* scratch) {
+  const int width = u.in.width;
+  const long plane = u.in.plane;
+  const float* rows[2 * GAP + 1];
+  for (int k = 0; k < u.scales; k++, to += plane) {
+    const Scale& s = u.scale[k];
+    const int m = k * u.in.channels + c;
+    const V scale = set(u.join.scale[m]), shift = set(u.join.shift[m]), slope = set(u.join.slope[m]);
+    if (s.kind == 0) {
+      const float* w = s.kernel + 9 * c;
+      for (int t = 0; t < 3; t++) rows[t] = u.in.line(y + t - 1) + c * plane;
+      for (int x = 0; x < width; x += L) {
+        V part[3] = {zero(), zero(), zero()};
+        UNROLL for (int t = 0; t < 3; t++) UNROLL for (int i = 0; i < 3; i++) part[i] = fma(set(w[3 * i + t]), load(rows[i] + x + t - 1), part[i]);
+        store(to + x, prelu(fma(add(add(part[0], part[1]), part[2]), scale, shift), slope));
+      }
+    } else if (s.kind < 0) {
+      float* row = scratch + GAP;
+      const int i = s.up_rows.at[y], j = least(i + 1, s.seen.height - 1);
+      between_rows(s.seen.line(i) + c * s.seen.plane, s.seen.line(j) + c * s.seen.plane, s.up_rows.part[y], s.seen.width, row);
+      for (int v = 0; v * L < width; v++) store(to + v * L, prelu(fma(between_columns(row, s.up_columns, v), scale, shift), slope));
+    } else {
+      const int reach = s.rows.reach, taps = 2 * reach + 1;
+      float* blend = scratch + GAP;  // three rows, one for each row of the kernel
+      for (int i = 0; i < taps; i++) rows[i] = u.in.line(y + i - reach) + c * plane;
+      const float* band = s.rows.values + 3L * y * taps;
+      for (int x = 0; x < width; x += L) {
+        V part[3] = {zero(), zero(), zero()};
+        for (int i = 0; i < taps; i++) {
+          const V pixels = load(rows[i] + x);
+          UNROLL for (int t = 0; t < 3; t++) part[t] = fma(set(band[t * taps + i]), pixels, part[t]);
+        }
+        UNROLL for (int t = 0; t < 3; t++) store(blend + t * plane + x, part[t]);
+      }
+      const long all = up16(width);
+      const float* columns = s.columns + 3L * c * taps * all;
+      for (int x = 0; x < width; x += L) {
+        V part[3] = {zero(), zero(), zero()};
+        for (int i = 0; i < taps; i++)
+          UNROLL for (int t = 0; t < 3; t++)
+            part[t] = fma(load(columns + (t * taps + i) * all + x), load(blend + t * plane + x + i - reach), part[t]);
+        store(to + x, prelu(fma(add(add(part[0], part[1]), part[2]), scale, shift), slope));
+      }
+    }
+  }
+}
+
+// Blocks of rows, and in them plane by plane: each keeps a ring of the rows that its 3 x 3 reads.
+static void pyramid(const Pyramid& u, const Slab& slab) {
+  constexpr int BLOCK = 8, RING = BLOCK + 2;
+  const int p = u.in.channels, width = u.in.width, height = u.in.height, m = u.scales;
+  const long plane = u.in.plane, line = m * plane;
+  float* free = slab.scratch;
+  float* rings = scratch_after(free, (long)p * RING * line + GAP) + GAP;
+  float* nothing = scratch_after(free, line + 2 * GAP) + GAP;
+  float* merged = scratch_after(free, (long)BLOCK * p * plane);
+  float* scratch = scratch_after(free, 3 * plane + 2 * GAP);
+  clear(slab.scratch, free - slab.scratch);
+  const float* rows[3 * MOST_SCALES];
+  const float** planes_of = reinterpret_cast<const float**>(scratch_after(free, 2L * p));
+  for (int from = slab.from; from < slab.to; from += BLOCK) {
+    const int to = least(from + BLOCK, slab.to);
+    for (int c = 0; c < p; c++) {
+      float* ring = rings + (long)c * RING * line;
+      auto slot = [&](int y) { return ring + (y + RING) % RING * line; };
+      for (int y = from == slab.from ? from - 1 : from + 1; y <= to; y++)
+        if (y >= 0 && y < height) {
+          scales_row(u, c, y, slot(y), scratch);
+          for (int k = 0; k < m; k++) clear(slot(y) + k * plane + width, up16(width) - width);
+        }
+      for (int y = from; y < to; y++) {
+        for (int k = 0; k < m; k++)
+          for (int t = 0; t < 3; t++) rows[3 * k + t] = (y + t - 1 < 0 || y + t - 1 >= height ? nothing : slot(y + t - 1)) + k * plane;
+        float* row = merged + ((long)(y - from) * p + c) * plane;
+        const V bias = set(u.merged.bias[c]), slope = set(u.merged.slope[c]);
+        shifted_sums<1, WIDE>(rows, 3 * m, u.merge + 9L * m * c, width, [&](int, int v, V s) { store(row + v * L, prelu(add(s, bias), slope)); });
+      }
+    }
+    for (int y = from; y < to; y++) {
+      for (int c = 0; c < p; c++) planes_of[c] = merged + ((long)(y - from) * p + c) * plane;
+      float* out = u.out.line_to(y);
+      for (int x = 0; x < width; x += STRIP)
+        dense(u.last, planes_of, x, vectors_of(x, width), [&](int o, int v, V s) {
+          store(out + o * u.out.plane + x + v * L, prelu(add(s, set(u.end.bias[o])), set(u.end.slope[o])));
+        });
+      finish(u.out, y);
+    }
+  }
+}
+
+// ---- Masks
+
+KERNEL void store_part(float* to, V a, int n) {
+  float whole[L];
+  store(whole, a);
+  for (int i = 0; i < n; i++) to[i] = whole[i];
+}
+
+static void segment(const Segment& u, const Slab& slab) {
+  const int classes = u.in.channels;
+  const long plane = u.in.plane;
+  float* free = slab.scratch;
+  float* row = scratch_after(free, classes * plane + 2 * GAP);
+  for (int y = slab.from; y < slab.to; y++) {
+    const int i = u.rows.at[y], j = least(i + 1, u.in.height - 1);
+    for (int c = 0; c < classes; c++) between_rows(u.in.line(i) + c * plane, u.in.line(j) + c * plane, u.rows.part[y], u.in.width, row + c * plane);
+    for (int v = 0; v * L < u.width; v++) {
+      const int n = least(L, u.width - v * L);
+      V best = zero(), which = zero();
+      for (int c = 0; c < classes; c++) {
+        const V s = between_columns(row + c * plane, u.columns, v);
+        if (u.scores) store_part(u.scores + ((long)c * u.height + y) * u.width + v * L, s, n);
+        which = c ? choose(s, best, set((float)c), which) : which;
+        best = c ? max(s, best) : s;
+      }
+      uint8_t* to = u.mask + (long)y * u.width + v * L;
+      if (n == L) {
+        bytes(to, which);
+      } else {
+        uint8_t whole[16];
+        bytes(whole, which);
+        for (int k = 0; k < n; k++) to[k] = whole[k];
+      }
+    }
+  }
+}
+
+static void segment2(const Segment2& u, const Slab& slab) {
+  const int ci = u.in.channels;
+  float* free = slab.scratch;
+  const float** rows = reinterpret_cast<const float**>(scratch_after(free, 2L * ci));
+  float* best = scratch_after(free, STRIP);
+  float* which = scratch_after(free, STRIP);
+  for (int y = slab.from; y < slab.to; y++) {
+    for (int c = 0; c < ci; c++) rows[c] = u.in.line(y) + c * u.in.plane;
+    for (int a = 0; a < 2 && 2 * y + a < u.height; a++)
+      for (int x = 0; x < u.in.width; x += STRIP)
+        for (int b = 0; b < 2; b++) {
+          const int vectors = vectors_of(x, u.in.width), n = least(STRIP, (u.width - b + 1) / 2 - x);
+          dense(u.weights[2 * a + b], rows, x, vectors, [&](int o, int v, V s) {
+            if (u.scores) {
+              float whole[L];
+              store(whole, s);
+              float* to = u.scores + ((long)o * u.height + 2 * y + a) * u.width + 2 * x + b;
+              for (int k = 0; k < L && v * L + k < n; k++) to[2 * (v * L + k)] = whole[k];
+            }
+            float *b0 = best + v * L, *w0 = which + v * L;
+            store(w0, o ? choose(s, load(b0), set((float)o), load(w0)) : zero());
+            store(b0, o ? max(s, load(b0)) : s);
+          });
+          uint8_t* to = u.mask + (long)(2 * y + a) * u.width + 2 * x + b;
+          for (int k = 0; k < n; k++) to[2 * k] = (uint8_t)which[k];
+        }
+  }
+}
+
+static const Kernels KERNELS = {TARGET_NAME, L,      TILE, first, pool, conv,    branches, esp,
+                                affine,      resize, up2,  merge, average, see, pyramid, segment, segment2, flush};

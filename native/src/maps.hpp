@@ -1,0 +1,220 @@
+// Maps and weights as the kernels see them: plain structs, which every target compiles alike.
+#pragma once
+#include <cstdint>
+
+namespace espy {
+
+constexpr int GAP = 16;    // zeros between the planes of a row: the padding of both neighbours
+constexpr int STRIP = 64;  // pixels that a kernel works on at a time
+constexpr int MOST_INPUTS = 64;  // maps that are joined to one
+
+constexpr int up16(int n) { return (n + 15) / 16 * 16; }
+
+// [height][channels][width + zeros]: row by row, within a row plane by plane. A plane is a multiple of 16 floats and starts on a
+// vector; what lies between two planes is zero, and so is all of a row outside of the map.
+struct Map {
+  float* at = nullptr;
+  const float* zeros = nullptr;
+  long plane = 0, row = 0;
+  int channels = 0, height = 0, width = 0;
+
+  const float* line(int y) const { return y < 0 || y >= height ? zeros : at + y * row; }
+  float* line_to(int y) const { return at + y * row; }
+};
+
+// Several maps of one size as one: the rows of their channels, in order.
+struct Joined {
+  Map maps[MOST_INPUTS];
+  int count = 0, channels = 0;
+};
+
+// Weights [inputs][outputs] in tiles of nearly equal numbers of outputs, each [inputs][outputs of the tile].
+struct Packed {
+  const float* weights = nullptr;
+  int inputs = 0, outputs = 0;
+};
+
+// What follows a sum: PReLU(sum + bias), PReLU(x) = max(x, 0) + slope * min(x, 0).
+struct End {
+  const float* bias = nullptr;
+  const float* slope = nullptr;
+};
+
+// PReLU(scale * x + shift).
+struct Norm {
+  const float* scale = nullptr;
+  const float* shift = nullptr;
+  const float* slope = nullptr;
+};
+
+// One dimension of a bilinear resize: output i lies between inputs at[i] and at[i] + 1, `part` of the way. For vectors: the
+// inputs of outputs 16 v .. 16 v + 15 from first[v] on, each so many `steps` further.
+struct Lerp {
+  const int* at = nullptr;
+  const float* part = nullptr;
+  const int* first = nullptr;  // by target: one for each vector of its lanes
+  const int* steps = nullptr;
+  int inputs = 0, outputs = 0;
+};
+
+// The rows that a call is to make, and memory of its own.
+struct Slab {
+  int from, to;
+  float* scratch;
+};
+
+// Units, as kernels see them
+
+struct First {
+  const uint8_t* picture;
+  int height, width;
+  Map out, pooled;  // pooled.at may be null
+  float factor[3], shift[3];
+  Packed weights;  // inputs (y, x, channel)
+  End end;
+  float* sums;  // [out.height][out.channels], or null
+};
+
+struct Pool {
+  Map in, out;
+};
+
+struct Conv {
+  Joined in;
+  Map out;
+  int kernel, dilation, stride, groups;
+  const Packed* weights;  // a group each, inputs (channel, y, x)
+  End end;
+  bool split;  // `out` has the even and the odd pixels of each channel as two planes of half the width
+};
+
+struct Branches {
+  Map reduced;  // split where stride is 2
+  Map in;       // of the residual, or what is averaged
+  Map picture;  // of stride 2, picture.at may be null
+  Map out;
+  int n, branches, kernel, stride;
+  int dilations[8];
+  bool hff, residual;
+  const float* depthwise;  // [n][branch][kernel * kernel]
+  Norm fuse;
+  const Packed* expand;  // a branch each
+  const float* reinforce;  // [averaged channels][3]
+  End end;
+  float* sums;
+};
+
+struct Esp {
+  Map first, reduced;  // read by branch 0, and by the others
+  Joined in;           // of the residual
+  Map out;
+  int branches, kernel, hff;  // hff: counted from 1; 0: never
+  bool residual;
+  const Packed* weights;  // a branch each, inputs (y, x, channel)
+  End end;
+  Norm last;
+};
+
+struct Affine {
+  Joined in;
+  Map out;
+  Norm norm;
+};
+
+struct Resize {
+  Map in, out;
+  Lerp rows, columns;
+};
+
+struct Up2 {
+  Map in, out;
+  const Packed* weights;  // four: for each place of a 2x2
+  End end;
+};
+
+struct Merge {
+  Map skip, coarse, out;
+  const float* sums;  // of skip
+  int groups, outputs;
+  const float* weights;  // by group and chunk of at most 3 outputs: [inputs][y][x][outputs]
+  End end;
+  const float* gate;  // [outputs][skip channels]
+  Lerp rows, columns;
+  Norm join;
+  Packed project;
+  End projected;
+};
+
+// One side of resize by a / b > 1, depth-wise 3, average back: output i is the sum over the 3 taps k and j = -reach .. reach of
+// band[(3 i + k) (2 reach + 1) + j + reach] * input[i + j].
+struct Band {
+  const float* values = nullptr;
+  int reach = 0;
+};
+
+constexpr int MOST_SCALES = 8;
+
+struct Scale {
+  int kind;       // 0: as it is; 1: larger, by bands; -1: smaller
+  Band rows;
+  const float* columns;  // [plane][y tap][2 reach + 1][up16(width)]: columns' band times the weights
+  const float* kernel;   // [plane][9]
+  Map small, seen;       // of a smaller one: averaged, and seen by its 3x3
+  Lerp up_rows, up_columns;
+};
+
+struct Pyramid {
+  Map in, out;
+  int scales;
+  Scale scale[MOST_SCALES];
+  Norm join;             // scale by scale
+  const float* merge;    // [plane][scale][y][x]
+  End merged;
+  Packed last;
+  End end;
+};
+
+struct Small {  // averaging and seeing one smaller scale
+  const Pyramid* pyramid;
+  int which;
+};
+
+struct Segment {
+  Map in;
+  Lerp rows, columns;
+  uint8_t* mask;
+  float* scores;  // [classes][height][width], or null
+  int height, width;
+};
+
+struct Segment2 {
+  Map in;
+  const Packed* weights;  // four
+  int classes;
+  uint8_t* mask;
+  float* scores;
+  int height, width;
+};
+
+// What a target compiles. Each makes the rows slab.from .. slab.to - 1 of its output.
+struct Kernels {
+  const char* name;
+  int lanes, tile;  // floats of a vector; outputs of a tile
+  void (*first)(const First&, const Slab&);
+  void (*pool)(const Pool&, const Slab&);
+  void (*conv)(const Conv&, const Slab&);
+  void (*branches)(const Branches&, const Slab&);
+  void (*esp)(const Esp&, const Slab&);
+  void (*affine)(const Affine&, const Slab&);
+  void (*resize)(const Resize&, const Slab&);
+  void (*up2)(const Up2&, const Slab&);       // rows of the input
+  void (*merge)(const Merge&, const Slab&);
+  void (*average)(const Small&, const Slab&);
+  void (*see)(const Small&, const Slab&);
+  void (*pyramid)(const Pyramid&, const Slab&);
+  void (*segment)(const Segment&, const Slab&);
+  void (*segment2)(const Segment2&, const Slab&);  // rows of the input
+  unsigned (*flush)(unsigned set, bool give_back);  // returns what it was
+};
+
+}  // namespace espy

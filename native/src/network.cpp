@@ -1,0 +1,889 @@
+#include "network.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include "espy_engine.h"
+
+namespace espy {
+namespace {
+
+constexpr int64_t MOST_CHANNELS = 1 << 16;
+constexpr int MAPS = 256;
+constexpr size_t PAGE = 2 << 20;
+constexpr int SMALLEST = 5;  // least side of a scaled map
+
+int half(int n) { return (n + 1) / 2; }
+long aligned(long floats) { return (floats + 15) / 16 * 16; }
+
+// ---- Reading a description
+
+class Integers {
+ public:
+  Integers(const int64_t* at, int64_t count) : at_(at), end_(at + count) {}
+  int next(const char* what, int64_t least, int64_t most) {
+    if (at_ == end_) throw Error(std::string("the description ends before ") + what);
+    const int64_t value = *at_++;
+    if (value < least || value > most)
+      throw Error(std::string(what) + " is " + std::to_string(value) + ", not " + std::to_string(least) + " to " + std::to_string(most));
+    return static_cast<int>(value);
+  }
+  Integers part(int64_t count) {
+    if (count > end_ - at_) throw Error("the description ends within a unit");
+    Integers found(at_, count);
+    at_ += count;
+    return found;
+  }
+  bool done() const { return at_ == end_; }
+
+ private:
+  const int64_t *at_, *end_;
+};
+
+class Floats {
+ public:
+  Floats(const float* at, int64_t count) : at_(at), left_(count) {}
+  const float* next(std::initializer_list<int64_t> shape) {
+    int64_t count = 1;
+    for (int64_t n : shape) {
+      count *= n;  // each below 2^17, and the product checked at each step
+      if (count > left_) throw Error("the weights end before those of the last unit");
+    }
+    const float* found = at_;
+    at_ += count;
+    left_ -= count;
+    return found;
+  }
+  bool done() const { return left_ == 0; }
+
+ private:
+  const float* at_;
+  int64_t left_;
+};
+
+// What units share while they are read: the weights, and the channels of the maps made so far.
+struct Reader {
+  Floats floats;
+  const Kernels& kernels;
+  std::vector<int> channels = std::vector<int>(MAPS, 0);
+  std::vector<char> summed = std::vector<char>(MAPS, 0);
+
+  int map(Integers& in, const char* what) {
+    const int number = in.next(what, 0, MAPS - 1);
+    if (!channels[number]) throw Error(std::string(what) + " is map " + std::to_string(number) + ", which no unit before makes");
+    return number;
+  }
+  int made(Integers& in, const char* what) { return in.next(what, 0, MAPS - 1); }
+  std::vector<int> maps(Integers& in) {
+    const int count = in.next("the number of inputs", 1, MOST_INPUTS);
+    std::vector<int> found;
+    for (int i = 0; i < count; i++) found.push_back(map(in, "an input"));
+    return found;
+  }
+  int channels_of(const std::vector<int>& maps) const {
+    int64_t sum = 0;
+    for (int m : maps) sum += channels[m];
+    if (sum > MOST_CHANNELS) throw Error("the inputs have too many channels");
+    return static_cast<int>(sum);
+  }
+  std::vector<float> values(std::initializer_list<int64_t> shape) {
+    int64_t count = 1;
+    for (int64_t n : shape) count *= n;
+    const float* at = floats.next(shape);
+    return std::vector<float>(at, at + count);
+  }
+};
+
+void divides(int part, int whole, const char* what) {
+  if (whole % part) throw Error(std::string(what) + ": " + std::to_string(whole) + " channels do not divide into " + std::to_string(part) + " groups");
+}
+
+// Weights in the order of the dense tile.
+struct Pack {
+  std::vector<float> memory;
+  int inputs = 0, outputs = 0;
+
+  template <class At>
+  static Pack of(const Kernels& k, int outputs, int inputs, At at) {
+    Pack p;
+    p.inputs = inputs, p.outputs = outputs;
+    p.memory.reserve(static_cast<size_t>(outputs) * inputs);
+    const int number = (outputs + k.tile - 1) / k.tile;
+    for (int i = 0, o = 0; i < number; i++) {
+      const int n = outputs * (i + 1) / number - outputs * i / number;
+      for (int j = 0; j < inputs; j++)
+        for (int t = 0; t < n; t++) p.memory.push_back(at(o + t, j));
+      o += n;
+    }
+    return p;
+  }
+  Packed packed() const { return {memory.data(), inputs, outputs}; }
+};
+
+struct Packs {
+  std::vector<Pack> each;
+  mutable std::vector<Packed> list;
+  const Packed* packed() const {
+    if (list.empty())
+      for (const Pack& p : each) list.push_back(p.packed());
+    return list.data();
+  }
+};
+
+struct Ends {
+  std::vector<float> bias, slope;
+  void read(Reader& r, int channels) {
+    bias = r.values({channels});
+    slope = r.values({channels});
+  }
+  End end() const { return {bias.data(), slope.data()}; }
+};
+
+struct Norms {
+  std::vector<float> scale, shift, slope;
+  void read(Reader& r, int channels) {
+    scale = r.values({channels});
+    shift = r.values({channels});
+    slope = r.values({channels});
+  }
+  Norm norm() const { return {scale.data(), shift.data(), slope.data()}; }
+};
+
+void join(Plan& plan, Joined& joined, const std::vector<int>& numbers) {
+  joined.count = static_cast<int>(numbers.size());
+  joined.channels = 0;
+  const auto one = plan.size(plan.slot(numbers[0]));
+  for (size_t i = 0; i < numbers.size(); i++) {
+    const int slot = plan.slot(numbers[i]);
+    const auto size = plan.size(slot);
+    if (size.height != one.height || size.width != one.width) throw Error("maps of different sizes are joined");
+    plan.use(joined.maps[i], slot);
+    joined.channels += size.channels;
+  }
+}
+
+// ---- Units
+
+struct FirstUnit : Unit {
+  int out, pooled, co, sums;
+  float factor[3], shift[3];
+  Pack weights;
+  Ends end;
+  FirstUnit(Integers& in, Reader& r) {
+    out = r.made(in, "FIRST's output");
+    pooled = in.next("FIRST's pooled picture", -1, MAPS - 1);
+    co = in.next("FIRST's channels", 1, MOST_CHANNELS);
+    sums = in.next("FIRST's sums", 0, 1);
+    if (pooled == out) throw Error("FIRST makes one map twice");
+    const float* f = r.floats.next({3});
+    const float* s = r.floats.next({3});
+    for (int c = 0; c < 3; c++) factor[c] = f[c], shift[c] = s[c];
+    const float* w = r.floats.next({co, 27});
+    weights = Pack::of(r.kernels, co, 27, [&](int o, int k) { return w[o * 27 + k % 3 * 9 + k / 3]; });
+    end.read(r, co);
+    r.channels[out] = co, r.summed[out] = sums;
+    if (pooled >= 0) r.channels[pooled] = 3, r.summed[pooled] = 0;
+  }
+  void add(Plan& plan) const override {
+    auto& u = plan.args<First>();
+    const int h = half(plan.height), w = half(plan.width);
+    const int slot = plan.make(out, co, h, w);
+    plan.use(u.out, slot);
+    if (pooled >= 0) plan.use(u.pooled, plan.make(pooled, 3, h, w));
+    u.height = plan.height, u.width = plan.width;
+    std::copy(factor, factor + 3, u.factor);
+    std::copy(shift, shift + 3, u.shift);
+    u.weights = weights.packed(), u.end = end.end();
+    u.sums = sums ? plan.sums(slot) : nullptr;
+    const long line = 6L * (up16(w) + GAP);
+    plan.stage(h, aligned(4 * line + GAP) + aligned(line + 2 * GAP), [&u, &plan](const Slab& s) {
+      First mine = u;
+      mine.picture = plan.picture;
+      plan.kernels.first(mine, s);
+    });
+  }
+};
+
+struct PoolUnit : Unit {
+  int in, out;
+  PoolUnit(Integers& i, Reader& r) {
+    in = r.map(i, "POOL's input");
+    out = r.made(i, "POOL's output");
+    if (in == out) throw Error("POOL cannot work in place");
+    r.channels[out] = r.channels[in], r.summed[out] = 0;
+  }
+  void add(Plan& plan) const override {
+    auto& u = plan.args<Pool>();
+    const int from = plan.slot(in);
+    const auto size = plan.size(from);
+    plan.use(u.in, from);
+    plan.use(u.out, plan.make(out, size.channels, half(size.height), half(size.width)));
+    plan.stage(half(size.height), 0, [&u, &plan](const Slab& s) { plan.kernels.pool(u, s); });
+  }
+};
+
+// A convolution: what CONV, and the reductions of EESP, DOWN and ESP, come down to.
+struct Convolution {
+  int co, kernel, dilation, stride, groups;
+  bool split = false;
+  Packs weights;
+  Ends end;
+
+  void read_weights(Reader& r, int ci) {
+    divides(groups, ci, "a convolution's inputs");
+    divides(groups, co, "a convolution's outputs");
+    const int inputs = ci / groups * kernel * kernel, outputs = co / groups;
+    const float* w = r.floats.next({co, ci / groups, kernel, kernel});
+    for (int g = 0; g < groups; g++)
+      weights.each.push_back(
+          Pack::of(r.kernels, outputs, inputs, [&](int o, int i) { return w[(static_cast<int64_t>(g) * outputs + o) * inputs + i]; }));
+  }
+  // `gap`: zeros between the planes of the output
+  int add(Plan& plan, const std::vector<int>& in, int out, int gap = GAP) const {
+    auto& u = plan.args<Conv>();
+    join(plan, u.in, in);
+    const auto size = plan.size(plan.slot(in[0]));
+    const int h = stride == 1 ? size.height : half(size.height), w = stride == 1 ? size.width : half(size.width);
+    const int slot = split ? plan.make(out, 2 * co, h, half(w), gap) : plan.make(out, co, h, w, gap);
+    plan.use(u.out, slot);
+    u.kernel = kernel, u.dilation = dilation, u.stride = stride, u.groups = groups, u.split = split;
+    u.weights = weights.packed(), u.end = end.end();
+    const long ci = u.in.channels, reach = dilation * (kernel - 1) / 2, line = 2 * ci * (up16(w) + GAP);
+    long scratch = aligned(2 * kernel * ci) + aligned(2 * (ci / groups) * kernel * kernel) + (split ? aligned(co / groups * STRIP) : 0) + 2 * aligned(3 * GAP);
+    if (stride == 2) scratch += aligned((2 * reach + 2) * line + GAP) + aligned(line + 2 * GAP);
+    plan.stage(h, scratch, [&u, &plan](const Slab& s) { plan.kernels.conv(u, s); });
+    return slot;
+  }
+};
+
+struct ConvUnit : Unit {
+  std::vector<int> in;
+  int out;
+  Convolution conv;
+  ConvUnit(Integers& i, Reader& r) {
+    in = r.maps(i);
+    out = r.made(i, "CONV's output");
+    conv.co = i.next("CONV's channels", 1, MOST_CHANNELS);
+    conv.kernel = i.next("CONV's kernel", 1, 31);
+    conv.dilation = i.next("CONV's dilation", 1, GAP);
+    conv.stride = i.next("CONV's stride", 1, 2);
+    conv.groups = i.next("CONV's groups", 1, MOST_CHANNELS);
+    if (conv.kernel % 2 == 0) throw Error("CONV's kernel is even");
+    if (conv.dilation * (conv.kernel - 1) / 2 > GAP) throw Error("CONV reaches further than the zeros between planes");
+    for (int m : in)
+      if (m == out) throw Error("CONV cannot work in place");
+    conv.read_weights(r, r.channels_of(in));
+    conv.end.read(r, conv.co);
+    r.channels[out] = conv.co, r.summed[out] = 0;
+  }
+  void add(Plan& plan) const override { conv.add(plan, in, out); }
+};
+
+// EESP and DOWN.
+struct BranchesUnit : Unit {
+  int in, picture = -1, out, n, branches, kernel, stride, ci, pooled;
+  std::vector<int> dilations;
+  bool hff, residual = false, sums;
+  Convolution reduce;
+  std::vector<float> depthwise, reinforce;
+  Norms fuse;
+  Packs expand;
+  Ends end;
+
+  BranchesUnit(Integers& i, Reader& r, bool down) : stride(down ? 2 : 1) {
+    in = r.map(i, "the input of a pyramid of branches");
+    if (down) {
+      picture = i.next("DOWN's picture", -1, MAPS - 1);
+      if (picture >= 0 && r.channels[picture] != 3) throw Error("DOWN's picture is no map of three channels");
+    }
+    out = r.made(i, "the output of a pyramid of branches");
+    n = i.next("the width of a branch", 1, MOST_CHANNELS);
+    branches = i.next("the number of branches", 1, 8);
+    kernel = i.next("the kernel of the branches", 1, 31);
+    if (kernel % 2 == 0) throw Error("the kernel of the branches is even");
+    for (int k = 0; k < branches; k++) dilations.push_back(i.next("a dilation", 1, 64));
+    hff = i.next("hff", 0, 1);
+    if (!down) residual = i.next("residual", 0, 1);
+    sums = i.next("sums", 0, 1);
+    ci = r.channels[in], pooled = down ? ci : 0;
+    const int added = branches * n, co = pooled + added;
+    if (down && (out == in || out == picture)) throw Error("DOWN cannot work in place");
+    if (residual && ci != co) throw Error("a residual needs as many outputs as inputs");
+    reduce.co = n, reduce.kernel = reduce.dilation = reduce.stride = 1, reduce.groups = branches, reduce.split = down;
+    reduce.read_weights(r, ci);
+    reduce.end.read(r, n);
+    const float* w = r.floats.next({branches, n, kernel, kernel});
+    const int taps = kernel * kernel;
+    for (int c = 0; c < n; c++)
+      for (int k = 0; k < branches; k++) depthwise.insert(depthwise.end(), w + (static_cast<int64_t>(k) * n + c) * taps, w + (static_cast<int64_t>(k) * n + c + 1) * taps);
+    fuse.read(r, added);
+    const float* e = r.floats.next({added, n});
+    const float* p = picture >= 0 ? r.floats.next({co, 3}) : nullptr;
+    for (int g = 0; g < branches; g++)
+      expand.each.push_back(Pack::of(r.kernels, n, n + (p ? 3 : 0), [&](int o, int k) {
+        return k < n ? e[(static_cast<int64_t>(g) * n + o) * n + k] : p[(static_cast<int64_t>(pooled) + g * n + o) * 3 + k - n];
+      }));
+    if (p) reinforce.assign(p, p + 3L * pooled);
+    end.read(r, co);
+    r.channels[out] = co, r.summed[out] = sums;
+  }
+  void add(Plan& plan) const override {
+    const int reach = *std::max_element(dilations.begin(), dilations.end()) * (kernel - 1) / 2;
+    const int reduced = reduce.add(plan, {in}, -1, std::max(GAP, up16(reach)));
+    auto& u = plan.args<Branches>();
+    plan.use(u.reduced, reduced);
+    const int from = plan.slot(in);
+    const auto size = plan.size(from);
+    plan.use(u.in, from);
+    const int h = stride == 1 ? size.height : half(size.height), w = stride == 1 ? size.width : half(size.width);
+    if (picture >= 0) {
+      const int p = plan.slot(picture);
+      if (plan.size(p).height != h || plan.size(p).width != w) throw Error("DOWN's picture is of another size than its output");
+      plan.use(u.picture, p);
+    }
+    const int slot = out == in ? from : plan.make(out, pooled + branches * n, h, w);
+    plan.use(u.out, slot);
+    u.n = n, u.branches = branches, u.kernel = kernel, u.stride = stride;
+    std::copy(dilations.begin(), dilations.end(), u.dilations);
+    u.hff = hff, u.residual = residual;
+    u.depthwise = depthwise.data(), u.fuse = fuse.norm(), u.expand = expand.packed(), u.end = end.end();
+    u.reinforce = reinforce.data();
+    u.sums = sums ? plan.sums(slot) : nullptr;
+    plan.stage(h, aligned(static_cast<long>(branches) * n * STRIP + 48) + aligned(2L * branches * kernel) + aligned(2L * (n + 3)),
+               [&u, &plan](const Slab& s) { plan.kernels.branches(u, s); });
+  }
+};
+
+struct EspUnit : Unit {
+  std::vector<int> in;
+  int out, n, n1, branches, kernel, hff, stride, size;
+  bool residual, primary;
+  Convolution reduce, alone;
+  Packs weights;
+  Ends end;
+  Norms last;
+  EspUnit(Integers& i, Reader& r) {
+    in = r.maps(i);
+    out = r.made(i, "ESP's output");
+    n = i.next("the width of ESP's branches", 1, MOST_CHANNELS);
+    n1 = i.next("the width of ESP's first branch", 1, MOST_CHANNELS);
+    branches = i.next("the number of ESP's branches", 1, 8);
+    kernel = i.next("the kernel of ESP's branches", 1, 31);
+    hff = i.next("hff", 0, 8);
+    residual = i.next("residual", 0, 1);
+    stride = i.next("ESP's stride", 1, 2);
+    size = i.next("the kernel of ESP's reduction", 1, 3);
+    primary = i.next("primary", 0, 1);
+    if (kernel % 2 == 0 || size % 2 == 0) throw Error("a kernel of ESP is even");
+    const int ci = r.channels_of(in), co = n1 + (branches - 1) * n;
+    if (residual && (ci != co || stride != 1)) throw Error("a residual needs as many outputs as inputs, and stride 1");
+    if (hff && (hff < 2 || (hff == 2 && n1 != n))) throw Error("ESP's sums start at a branch whose width is not that before it");
+    if (co > MOST_CHANNELS) throw Error("ESP has too many channels");
+    const bool in_place = in.size() == 1 && in[0] == out;
+    for (int m : in)
+      if (m == out && !(in_place && residual)) throw Error("ESP cannot work in place");
+    auto reduction = [&](Convolution& c, int width) {
+      c.co = width, c.kernel = size, c.dilation = 1, c.stride = stride, c.groups = 1;
+      c.read_weights(r, ci);
+      c.end.bias.assign(width, 0.0f);
+      c.end.slope.assign(width, 1.0f);
+    };
+    reduction(reduce, n);
+    if (primary) reduction(alone, n1);
+    const int taps = kernel * kernel;
+    for (int j = 0; j < branches; j++) {
+      const int o = j ? n : n1, inputs = j || !primary ? n : n1;
+      const float* w = r.floats.next({o, inputs, kernel, kernel});
+      weights.each.push_back(Pack::of(r.kernels, o, inputs * taps, [&](int a, int k) { return w[(static_cast<int64_t>(a) * inputs + k % inputs) * taps + k / inputs]; }));
+    }
+    end.read(r, co);
+    last.read(r, co);
+    r.channels[out] = co, r.summed[out] = 0;
+  }
+  void add(Plan& plan) const override {
+    const int gap = std::max(GAP, up16((1 << (branches - 1)) * (kernel - 1) / 2));
+    auto& u = plan.args<Esp>();
+    const int reduced = reduce.add(plan, in, -1, gap), first = primary ? alone.add(plan, in, -1, gap) : reduced;
+    join(plan, u.in, in);
+    plan.use(u.reduced, reduced);
+    plan.use(u.first, first);
+    const auto found = plan.size(reduced);
+    const int co = n1 + (branches - 1) * n;
+    const int slot = in.size() == 1 && in[0] == out ? plan.slot(out) : plan.make(out, co, found.height, found.width);
+    plan.use(u.out, slot);
+    u.branches = branches, u.kernel = kernel, u.hff = hff, u.residual = residual;
+    u.weights = weights.packed(), u.end = end.end(), u.last = last.norm();
+    const long inputs = static_cast<long>(std::max(n, n1)) * kernel * kernel;
+    plan.stage(found.height, aligned(static_cast<long>(std::max(n, n1)) * STRIP) + aligned(2 * inputs * branches) + aligned(2L * co),
+               [&u, &plan](const Slab& s) { plan.kernels.esp(u, s); });
+  }
+};
+
+struct AffineUnit : Unit {
+  std::vector<int> in;
+  int out, channels;
+  Norms norm;
+  AffineUnit(Integers& i, Reader& r) {
+    in = r.maps(i);
+    out = r.made(i, "AFFINE's output");
+    for (int m : in)
+      if (m == out) throw Error("AFFINE cannot work in place");
+    channels = r.channels_of(in);
+    norm.read(r, channels);
+    r.channels[out] = channels, r.summed[out] = 0;
+  }
+  void add(Plan& plan) const override {
+    auto& u = plan.args<Affine>();
+    join(plan, u.in, in);
+    const auto size = plan.size(plan.slot(in[0]));
+    plan.use(u.out, plan.make(out, channels, size.height, size.width));
+    u.norm = norm.norm();
+    plan.stage(size.height, 0, [&u, &plan](const Slab& s) { plan.kernels.affine(u, s); });
+  }
+};
+
+struct ResizeUnit : Unit {
+  int in, like, out;
+  ResizeUnit(Integers& i, Reader& r) {
+    in = r.map(i, "RESIZE's input");
+    like = r.map(i, "the size of RESIZE");
+    out = r.made(i, "RESIZE's output");
+    if (in == out || like == out) throw Error("RESIZE cannot work in place");
+    r.channels[out] = r.channels[in], r.summed[out] = 0;
+  }
+  void add(Plan& plan) const override {
+    auto& u = plan.args<Resize>();
+    const int from = plan.slot(in);
+    const auto a = plan.size(from), b = plan.size(plan.slot(like));
+    plan.use(u.in, from);
+    plan.use(u.out, plan.make(out, a.channels, b.height, b.width));
+    u.rows = plan.lerp(a.height, b.height, true), u.columns = plan.lerp(a.width, b.width, true);
+    plan.stage(b.height, up16(a.width) + 4 * GAP, [&u, &plan](const Slab& s) { plan.kernels.resize(u, s); });
+  }
+};
+
+// The four 1 x 1 of a transposed 2 x 2 of stride 2.
+Packs transposed(Reader& r, int ci, int co) {
+  Packs found;
+  const float* w = r.floats.next({ci, co, 4});
+  for (int place = 0; place < 4; place++)
+    found.each.push_back(Pack::of(r.kernels, co, ci, [&](int o, int i) { return w[(static_cast<int64_t>(i) * co + o) * 4 + place]; }));
+  return found;
+}
+
+void check_doubled(int n, int like) {
+  if (like != 2 * n && like != 2 * n - 1) throw Error("a doubled map is cut to a size that is not half its input's double");
+}
+
+struct Up2Unit : Unit {
+  int in, like, out, co;
+  Packs weights;
+  Ends end;
+  Up2Unit(Integers& i, Reader& r) {
+    in = r.map(i, "UP2's input");
+    like = r.map(i, "the size of UP2");
+    out = r.made(i, "UP2's output");
+    co = i.next("UP2's channels", 1, MOST_CHANNELS);
+    if (in == out || like == out) throw Error("UP2 cannot work in place");
+    weights = transposed(r, r.channels[in], co);
+    end.read(r, co);
+    r.channels[out] = co, r.summed[out] = 0;
+  }
+  void add(Plan& plan) const override {
+    auto& u = plan.args<Up2>();
+    const int from = plan.slot(in);
+    const auto a = plan.size(from), b = plan.size(plan.slot(like));
+    check_doubled(a.height, b.height);
+    check_doubled(a.width, b.width);
+    plan.use(u.in, from);
+    plan.use(u.out, plan.make(out, co, b.height, b.width));
+    u.weights = weights.packed(), u.end = end.end();
+    plan.stage(a.height, aligned(2L * co * STRIP) + aligned(2L * a.channels), [&u, &plan](const Slab& s) { plan.kernels.up2(u, s); });
+  }
+};
+
+struct MergeUnit : Unit {
+  int skip, coarse, out, co, groups, p;
+  std::vector<float> weights, gate;
+  Ends end, projected;
+  Norms join_norm;
+  Pack project;
+  MergeUnit(Integers& i, Reader& r) {
+    skip = r.map(i, "MERGE's skip");
+    coarse = r.map(i, "MERGE's coarse map");
+    out = r.made(i, "MERGE's output");
+    co = i.next("MERGE's channels", 1, MOST_CHANNELS);
+    groups = i.next("MERGE's groups", 1, MOST_CHANNELS);
+    p = i.next("MERGE's projection", 1, MOST_CHANNELS);
+    if (out == skip || out == coarse) throw Error("MERGE cannot work in place");
+    if (!r.summed[skip]) throw Error("MERGE's skip was made without sums");
+    if (r.channels[coarse] != co) throw Error("MERGE's coarse map has other channels than it");
+    const int ci = r.channels[skip];
+    divides(groups, ci, "MERGE's inputs");
+    divides(groups, co, "MERGE's outputs");
+    const int inputs = ci / groups, outputs = co / groups;
+    const float* w = r.floats.next({co, inputs, 9});
+    for (int g = 0; g < groups; g++)
+      for (int o0 = 0; o0 < outputs; o0 += 3)
+        for (int c = 0; c < inputs; c++)
+          for (int t = 0; t < 9; t++)
+            for (int o = o0; o < std::min(o0 + 3, outputs); o++) weights.push_back(w[((static_cast<int64_t>(g) * outputs + o) * inputs + c) * 9 + t]);
+    end.read(r, co);
+    gate = r.values({co, ci});
+    join_norm.read(r, co);
+    const float* v = r.floats.next({p, co});
+    project = Pack::of(r.kernels, p, co, [&](int o, int k) { return v[static_cast<int64_t>(o) * co + k]; });
+    projected.read(r, p);
+    r.channels[out] = p, r.summed[out] = 0;
+  }
+  void add(Plan& plan) const override {
+    auto& u = plan.args<Merge>();
+    const int from = plan.slot(skip), low = plan.slot(coarse);
+    const auto a = plan.size(from), b = plan.size(low);
+    plan.use(u.skip, from);
+    plan.use(u.coarse, low);
+    plan.use(u.out, plan.make(out, p, a.height, a.width));
+    u.sums = plan.sums(from);
+    u.groups = groups, u.outputs = co;
+    u.weights = weights.data(), u.end = end.end(), u.gate = gate.data(), u.join = join_norm.norm();
+    u.project = project.packed(), u.projected = projected.end();
+    u.rows = plan.lerp(b.height, a.height, true), u.columns = plan.lerp(b.width, a.width, true);
+    const long plane = up16(a.width) + GAP, low_plane = up16(b.width) + GAP;
+    plan.stage(a.height, aligned(co * plane) + aligned(co * low_plane + GAP) + aligned(co) + aligned(a.channels) + aligned(2L * (3 * (a.channels / groups) + co)) + 64,
+               [&u, &plan](const Slab& s) { plan.kernels.merge(u, s); });
+  }
+};
+
+// One side of a resize to `large`, a depth-wise 3 and the average back: [n][3][2 reach + 1].
+std::vector<float> band(int n, int large, int* reach) {
+  std::vector<std::vector<double>> rows(3L * n, std::vector<double>(n, 0.0));
+  *reach = 0;
+  for (int i = 0; i < n; i++) {
+    const int from = static_cast<int>(static_cast<int64_t>(i) * large / n), to = static_cast<int>((static_cast<int64_t>(i + 1) * large + n - 1) / n);
+    for (int k = 0; k < 3; k++)
+      for (int r = from; r < to; r++) {
+        const int q = r + k - 1;
+        if (q < 0 || q >= large) continue;
+        const double at = static_cast<double>(q) * (n - 1) / (large - 1);
+        const int j = std::min(static_cast<int>(at), n - 1);
+        const double part = j + 1 < n ? at - j : 0.0;
+        auto give = [&](int to_j, double value) {
+          if (value == 0) return;
+          rows[3L * i + k][to_j] += value / (to - from);
+          *reach = std::max(*reach, std::abs(to_j - i));
+        };
+        give(j, 1 - part);
+        if (j + 1 < n) give(j + 1, part);
+      }
+  }
+  if (*reach > GAP) throw Error("a pyramid's scale reaches further than the zeros between planes");
+  const int taps = 2 * *reach + 1;
+  std::vector<float> found(3L * n * taps, 0.0f);
+  for (int i = 0; i < n; i++)
+    for (int k = 0; k < 3; k++)
+      for (int j = std::max(0, i - *reach); j <= std::min(n - 1, i + *reach); j++) found[(3L * i + k) * taps + j - i + *reach] = static_cast<float>(rows[3L * i + k][j]);
+  return found;
+}
+
+struct PyramidUnit : Unit {
+  int in, out, co, p;
+  std::vector<std::pair<int, int>> scales;
+  std::vector<float> kernels, merge;
+  Norms join_norm;
+  Ends merged, end;
+  Pack last;
+  PyramidUnit(Integers& i, Reader& r) {
+    in = r.map(i, "PYRAMID's input");
+    out = r.made(i, "PYRAMID's output");
+    co = i.next("PYRAMID's channels", 1, MOST_CHANNELS);
+    const int count = i.next("PYRAMID's scales", 1, MOST_SCALES);
+    for (int k = 0; k < count; k++) {
+      const int a = i.next("a scale", 1, 64), b = i.next("a scale", 1, 64);
+      scales.emplace_back(a, b);
+    }
+    if (in == out) throw Error("PYRAMID cannot work in place");
+    p = r.channels[in];
+    kernels = r.values({count, p, 9});
+    join_norm.read(r, count * p);
+    const float* w = r.floats.next({p, count, 9});
+    merge.assign(w, w + 9L * p * count);
+    merged.read(r, p);
+    const float* v = r.floats.next({co, p});
+    last = Pack::of(r.kernels, co, p, [&](int o, int k) { return v[static_cast<int64_t>(o) * p + k]; });
+    end.read(r, co);
+    r.channels[out] = co, r.summed[out] = 0;
+  }
+  void add(Plan& plan) const override {
+    auto& u = plan.args<Pyramid>();
+    const int from = plan.slot(in);
+    const auto size = plan.size(from);
+    const int h = size.height, w = size.width;
+    const long all = up16(w), plane = all + GAP;
+    u.scales = static_cast<int>(scales.size());
+    u.join = join_norm.norm(), u.merge = merge.data(), u.merged = merged.end(), u.last = last.packed(), u.end = end.end();
+    plan.use(u.in, from);
+    auto scaled = [](int n, std::pair<int, int> s) { return std::max<int64_t>(SMALLEST, (static_cast<int64_t>(n) * s.first + s.second - 1) / s.second); };
+    std::vector<std::pair<int, int>> small;  // which scale, and the map that its 3 x 3 gives
+    for (int k = 0; k < u.scales; k++) {
+      Scale& s = u.scale[k];
+      const auto [a, b] = scales[k];
+      s.kind = a > b ? 1 : a < b ? -1 : 0;
+      s.kernel = kernels.data() + 9L * k * p;
+      const int sh = static_cast<int>(scaled(h, scales[k])), sw = static_cast<int>(scaled(w, scales[k]));
+      if (s.kind > 0) {
+        int across = 0;
+        s.rows.values = plan.keep(band(h, sh, &s.rows.reach));
+        const std::vector<float> columns = band(w, sw, &across);
+        // both ways reach as far as the further one
+        const int reach = std::max(s.rows.reach, across), taps = 2 * reach + 1;
+        if (reach > s.rows.reach) {
+          std::vector<float> wider(3L * h * taps, 0.0f);
+          const int narrow = 2 * s.rows.reach + 1;
+          for (long i = 0; i < 3L * h; i++)
+            for (int j = 0; j < narrow; j++) wider[i * taps + j + reach - s.rows.reach] = s.rows.values[i * narrow + j];
+          s.rows.values = plan.keep(std::move(wider)), s.rows.reach = reach;
+        }
+        std::vector<float> with(3L * p * taps * all, 0.0f);
+        const int narrow = 2 * across + 1;
+        for (int c = 0; c < p; c++)
+          for (int ky = 0; ky < 3; ky++)
+            for (int j = 0; j < narrow; j++)
+              for (int x = 0; x < w; x++) {
+                float sum = 0;
+                for (int kx = 0; kx < 3; kx++) sum += s.kernel[9 * c + 3 * ky + kx] * columns[(3L * x + kx) * narrow + j];
+                with[((3L * c + ky) * taps + j + reach - across) * all + x] = sum;
+              }
+        s.columns = plan.keep(std::move(with));
+      } else if (s.kind < 0) {
+        const int made = plan.make(-1, p, sh, sw), seen = plan.make(-1, p, sh, sw);
+        small.emplace_back(k, seen);
+        plan.use(s.small, made);
+        plan.use(s.seen, seen);
+        s.up_rows = plan.lerp(sh, h, true), s.up_columns = plan.lerp(sw, w, true);
+        auto& call = plan.args<Small>();
+        call.pyramid = &u, call.which = k;
+        plan.stage(sh, plane + 4 * GAP, [&call, &plan](const Slab& slab) { plan.kernels.average(call, slab); });
+        plan.use(s.small, made);
+        plan.use(s.seen, seen);
+        plan.stage(sh, 0, [&call, &plan](const Slab& slab) { plan.kernels.see(call, slab); });
+      }
+    }
+    plan.use(u.in, from);
+    for (const auto& [k, seen] : small) plan.use(u.scale[k].seen, seen);
+    plan.use(u.out, plan.make(out, co, h, w));
+    const long line = u.scales * plane;
+    plan.stage(h, aligned(10L * p * line + GAP) + aligned(line + 2 * GAP) + aligned(8L * p * plane) + aligned(3 * plane + 2 * GAP) + aligned(2L * p) + 64,
+               [&u, &plan](const Slab& s) { plan.kernels.pyramid(u, s); });
+  }
+};
+
+struct SegmentUnit : Unit {
+  int in;
+  bool align;
+  SegmentUnit(Integers& i, Reader& r) {
+    in = r.map(i, "SEGMENT's input");
+    align = i.next("align", 0, 1);
+    if (r.channels[in] > 256) throw Error("a mask holds at most 256 classes");
+  }
+  void add(Plan& plan) const override {
+    auto& u = plan.args<Segment>();
+    const int from = plan.slot(in);
+    const auto size = plan.size(from);
+    plan.use(u.in, from);
+    u.rows = plan.lerp(size.height, plan.height, align), u.columns = plan.lerp(size.width, plan.width, align);
+    u.height = plan.height, u.width = plan.width;
+    plan.stage(plan.height, size.channels * (up16(size.width) + GAP) + 4L * GAP, [&u, &plan](const Slab& s) {
+      Segment mine = u;
+      mine.mask = plan.mask, mine.scores = plan.scores;
+      plan.kernels.segment(mine, s);
+    });
+  }
+};
+
+struct Segment2Unit : Unit {
+  int in, classes;
+  Packs weights;
+  Segment2Unit(Integers& i, Reader& r) {
+    in = r.map(i, "SEGMENT2's input");
+    classes = i.next("SEGMENT2's classes", 1, 256);
+    weights = transposed(r, r.channels[in], classes);
+  }
+  void add(Plan& plan) const override {
+    auto& u = plan.args<Segment2>();
+    const int from = plan.slot(in);
+    const auto size = plan.size(from);
+    check_doubled(size.height, plan.height);
+    check_doubled(size.width, plan.width);
+    plan.use(u.in, from);
+    u.weights = weights.packed(), u.classes = classes;
+    u.height = plan.height, u.width = plan.width;
+    plan.stage(size.height, aligned(2L * size.channels) + 2 * STRIP, [&u, &plan](const Slab& s) {
+      Segment2 mine = u;
+      mine.mask = plan.mask, mine.scores = plan.scores;
+      plan.kernels.segment2(mine, s);
+    });
+  }
+};
+
+std::unique_ptr<Unit> read_unit(int kind, Integers& in, Reader& r) {
+  switch (kind) {
+    case ESPY_FIRST: return std::make_unique<FirstUnit>(in, r);
+    case ESPY_POOL: return std::make_unique<PoolUnit>(in, r);
+    case ESPY_CONV: return std::make_unique<ConvUnit>(in, r);
+    case ESPY_EESP: return std::make_unique<BranchesUnit>(in, r, false);
+    case ESPY_DOWN: return std::make_unique<BranchesUnit>(in, r, true);
+    case ESPY_ESP: return std::make_unique<EspUnit>(in, r);
+    case ESPY_AFFINE: return std::make_unique<AffineUnit>(in, r);
+    case ESPY_RESIZE: return std::make_unique<ResizeUnit>(in, r);
+    case ESPY_UP2: return std::make_unique<Up2Unit>(in, r);
+    case ESPY_MERGE: return std::make_unique<MergeUnit>(in, r);
+    case ESPY_PYRAMID: return std::make_unique<PyramidUnit>(in, r);
+    case ESPY_SEGMENT: return std::make_unique<SegmentUnit>(in, r);
+    default: return std::make_unique<Segment2Unit>(in, r);
+  }
+}
+
+}  // namespace
+
+Network::Network(const int64_t* list, int64_t count, const float* weights, int64_t floats, const Kernels& k) : kernels(k) {
+  Integers in(list, count);
+  if (in.next("the format", 0, INT32_MAX) != ESPY_FORMAT) throw Error("the description is of another format than " + std::to_string(ESPY_FORMAT));
+  const int number = in.next("the number of units", 1, 4096);
+  Reader reader{Floats(weights, floats), kernels};
+  for (int i = 0; i < number; i++) {
+    const int kind = in.next("a unit's kind", ESPY_FIRST, ESPY_SEGMENT2);
+    Integers own = in.part(in.next("a unit's length", 0, 4096));
+    if ((kind == ESPY_FIRST) != (i == 0)) throw Error("a network begins with FIRST, which stands nowhere else");
+    if ((kind == ESPY_SEGMENT || kind == ESPY_SEGMENT2) != (i == number - 1)) throw Error("a network ends with its mask");
+    units.push_back(read_unit(kind, own, reader));
+    if (!own.done()) throw Error("a unit has more integers than it should");
+  }
+  if (!in.done()) throw Error("the description goes on behind its last unit");
+  if (!reader.floats.done()) throw Error("there are more weights than the units have");
+}
+
+// ---- Memory
+
+Memory::Memory(size_t floats) : floats_(std::max<size_t>(floats, 16)) {
+  const size_t page = floats_ * sizeof(float) >= 2 * PAGE ? PAGE : 64;
+  const size_t bytes = (floats_ * sizeof(float) + page - 1) / page * page;
+  at_ = static_cast<float*>(std::aligned_alloc(page, bytes));
+  if (!at_) throw std::bad_alloc();
+#if defined(__linux__)
+  if (page == PAGE) madvise(at_, bytes, MADV_HUGEPAGE);
+#endif
+  std::memset(at_, 0, bytes);
+}
+
+Memory::~Memory() { std::free(at_); }
+
+// ---- Plans
+
+Plan::Plan(const Network& network, int h, int w, int t) : height(h), width(w), threads(t), kernels(network.kernels), numbers_(MAPS, -1) {
+  for (const auto& unit : network.units) unit->add(*this);
+  lay_out();
+}
+
+int Plan::make(int number, int channels, int h, int w, int gap) {
+  Place p{};
+  p.channels = channels, p.height = h, p.width = w, p.gap = gap;
+  p.plane = up16(w) + gap, p.row = p.plane * channels;
+  p.floats = static_cast<size_t>(gap) + static_cast<size_t>(p.row) * h + 2 * STRIP + gap;
+  p.first = p.last = static_cast<int>(stages.size());
+  places_.push_back(p);
+  const int found = static_cast<int>(places_.size()) - 1;
+  if (number >= 0) numbers_[number] = found;
+  return found;
+}
+
+int Plan::slot(int number) const { return numbers_[number]; }
+
+Plan::Size Plan::size(int slot) const { return {places_[slot].channels, places_[slot].height, places_[slot].width}; }
+
+void Plan::use(Map& map, int slot) {
+  Place& p = places_[slot];
+  map.channels = p.channels, map.height = p.height, map.width = p.width, map.plane = p.plane, map.row = p.row;
+  p.last = std::max(p.last, static_cast<int>(stages.size()));
+  users_.emplace_back(&map, slot);
+}
+
+float* Plan::sums(int slot) {
+  Place& p = places_[slot];
+  if (!p.sums) p.sums = const_cast<float*>(keep(std::vector<float>(static_cast<size_t>(p.height) * p.channels, 0.0f)));
+  return p.sums;
+}
+
+const float* Plan::keep(std::vector<float> values) {
+  auto kept = std::make_shared<std::vector<float>>(std::move(values));
+  kept_.push_back(kept);
+  return kept->data();
+}
+
+const int* Plan::keep(std::vector<int> values) {
+  auto kept = std::make_shared<std::vector<int>>(std::move(values));
+  kept_.push_back(kept);
+  return kept->data();
+}
+
+// Vectors of more than four lanes take both neighbours from one load.
+Lerp Plan::lerp(int inputs, int outputs, bool align) {
+  const int lanes = kernels.lanes, all = up16(outputs);
+  std::vector<int> at(all), first(all / lanes), steps(all);
+  std::vector<float> part(all);
+  for (int i = 0; i < all; i++) {
+    const int o = std::min(i, outputs - 1);
+    const double x = align ? (outputs > 1 ? static_cast<double>(o) * (inputs - 1) / (outputs - 1) : 0.0)
+                           : std::max(0.0, (o + 0.5) * inputs / outputs - 0.5);
+    at[i] = std::min(static_cast<int>(x), inputs - 1);
+    part[i] = at[i] + 1 < inputs ? static_cast<float>(x - at[i]) : 0.0f;
+    if (i % lanes == 0) first[i / lanes] = at[i];
+    steps[i] = at[i] - first[i / lanes];
+    if (lanes > 4 && steps[i] > lanes - 2 && !(steps[i] == lanes - 1 && part[i] == 0))
+      throw Error("a resize from " + std::to_string(inputs) + " to " + std::to_string(outputs) + " pixels shrinks more than this engine can");
+  }
+  return {keep(at), keep(part), keep(first), keep(steps), inputs, outputs};
+}
+
+void Plan::stage(int rows, long scratch, std::function<void(const Slab&)> run) {
+  stages.push_back({rows, std::move(run)});
+  scratch_floats_ = std::max(scratch_floats_, aligned(scratch + 64));
+}
+
+// Each map lies where no other is that lives at the same time: the first such place, maps by their first use.
+void Plan::lay_out() {
+  size_t end = 0;
+  long row = 0;
+  std::vector<Place*> placed;
+  for (Place& p : places_) {
+    p.floats = (p.floats + 15) / 16 * 16;
+    row = std::max(row, p.row + 2L * p.gap + 2 * STRIP);
+    std::vector<Place*> at_once;
+    for (Place* q : placed)
+      if (q->first <= p.last && p.first <= q->last) at_once.push_back(q);
+    std::sort(at_once.begin(), at_once.end(), [](const Place* a, const Place* b) { return a->offset < b->offset; });
+    p.offset = 0;
+    for (const Place* q : at_once) {
+      if (p.offset + p.floats <= q->offset) break;
+      p.offset = std::max(p.offset, q->offset + q->floats);
+    }
+    end = std::max(end, p.offset + p.floats);
+    placed.push_back(&p);
+  }
+  arena_ = std::make_unique<Memory>(end);
+  zeros_ = std::make_unique<Memory>(row + 64);
+  scratch_ = std::make_unique<Memory>(static_cast<size_t>(scratch_floats_) * threads);
+  for (auto& [map, slot] : users_) {
+    const Place& p = places_[slot];
+    map->at = arena_->at() + p.offset + p.gap;
+    map->zeros = zeros_->at() + up16(p.gap);
+  }
+}
+
+}  // namespace espy

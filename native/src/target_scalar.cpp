@@ -1,0 +1,13 @@
+#include "maps.hpp"
+#include "target.hpp"
+
+#include <cstdint>
+
+namespace espy {
+namespace {
+#include "vector_scalar.hpp"
+#include "kernels.hpp"
+}  // namespace
+
+const Kernels& kernels_scalar() { return KERNELS; }
+}  // namespace espy
