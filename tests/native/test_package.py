@@ -1,0 +1,95 @@
+"""The distribution espy-engine: its version, what it is without a compiler, and how it is built otherwise."""
+
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+
+import pytest
+
+from builds import NATIVE, printed, tool
+from espy.version import VERSION
+
+
+def opened(path):
+    """The module of a file, under a name of its own."""
+    spec = importlib.util.spec_from_file_location("opened", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_engine_has_the_version_of_espy():
+    assert opened(NATIVE / "espy_engine" / "__init__.py").__version__ == VERSION
+
+
+def test_both_distributions_have_the_same_licence():
+    assert (NATIVE / "LICENSE").read_bytes() == (NATIVE.parent / "LICENSE").read_bytes()
+
+
+def test_the_library_lies_beside_the_package_and_its_absence_is_told(tmp_path):
+    package = opened(shutil.copy(NATIVE / "espy_engine" / "__init__.py", tmp_path))
+    with pytest.raises(ImportError, match=r"no C\+\+ compiler: install one"):
+        package.library()
+    (tmp_path / "libespy_engine.so").touch()
+    assert package.library() == tmp_path / "libespy_engine.so"
+
+
+@pytest.mark.native
+def test_without_a_compiler_the_package_is_made_without_a_library(tmp_path):
+    environment = {**os.environ, "CXX": str(tmp_path / "none")}
+    cmake = tool("cmake")
+    said = subprocess.run(
+        [cmake, "-S", NATIVE, "-B", tmp_path], env=environment, capture_output=True, text=True, check=True
+    )
+    assert "no C++ compiler was found" in said.stderr
+    printed(cmake, "--build", tmp_path)
+    printed(cmake, "--install", tmp_path, "--prefix", tmp_path / "installed")
+    assert not list(tmp_path.rglob("libespy_engine.*"))
+
+
+REFUSED = """
+import ctypes, pathlib, sys
+assert all(name in pathlib.Path(sys.argv[1]).read_bytes() for name in (b"__asan_init", b"__ubsan_handle"))
+engine = ctypes.CDLL(sys.argv[1])
+engine.espy_create.restype = ctypes.c_void_p
+engine.espy_last_error.restype = ctypes.c_char_p
+assert engine.espy_create((ctypes.c_int64 * 9)(-1), 9, (ctypes.c_float * 1)(), 1, 1) is None
+print(engine.espy_last_error().decode())
+engine.espy_destroy(None)
+"""
+
+
+@pytest.mark.native
+def test_sanitizers_find_nothing_in_a_network_that_is_refused(sanitized):
+    assert sanitized(REFUSED).strip()
+
+
+@pytest.mark.native
+def test_sanitizers_see_a_read_behind_an_array_of_pythons(sanitized):
+    with pytest.raises(AssertionError, match="heap-buffer-overflow"):
+        sanitized("import ctypes; ctypes.memmove((ctypes.c_int64 * 10)(), (ctypes.c_int64 * 9)(), 80)")
+
+
+@pytest.mark.native
+@pytest.mark.parametrize(
+    "processor",
+    [
+        "aarch64",
+        *(
+            pytest.param(name, marks=pytest.mark.skipif(platform.machine() != "x86_64", reason="no x86-64 machine"))
+            for name in ("Nehalem", "max")  # without AVX; with AVX2, all that qemu has
+        ),
+    ],
+)
+def test_a_processor_with_fewer_instructions_runs_the_library(emulated, processor, tmp_path):
+    empty = tmp_path / "empty"
+    empty.touch()
+    said = subprocess.run(
+        [*emulated(processor), empty, empty, empty, "16", "16", "1", tmp_path / "mask"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (said.returncode, len(said.stderr.splitlines())) == (1, 1), said  # no network: refused in one line
