@@ -8,7 +8,7 @@ spec is refused before anything is built and `espy.nn` builds by the same number
 from __future__ import annotations
 
 import difflib
-from typing import Any, Literal, TypeAlias, get_args, get_origin
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args, get_origin
 
 import msgspec
 
@@ -20,6 +20,30 @@ WIDTHS = (0.5, 1.0, 1.25, 1.5, 2.0)  # ESPNetv2's s; any other breaks the divisi
 DOWN_LIMITS = (13, 11, 9, 7)  # largest kernel extent of the down-samplers of levels 2..5
 REPEAT_LIMITS = (0, 9, 7, 5)  # of the units repeated after them; level 2 has none
 REPEATS = (0, 3, 7, 3)
+
+V1_EPS = 1e-3  # ESPNet's norms; their inputs are tiny, so are their variances (published weights are useless with 1e-5)
+V2_EPS = 1e-5  # ESPNetv2's
+
+SCALES = ((2, 1), (3, 2), (1, 1), (1, 2), (1, 10))
+"""Of ESPNetv2's pyramids: 2.0, 1.5, 1.0, 0.5, 0.1 as fractions, so that sizes stay whole numbers."""
+
+
+class Reading(NamedTuple):
+    """What the authors' code and the article's text of ESPNetv2 hold different.
+
+    A `bare` convolution has neither norm nor activation.
+    """
+
+    bare: bool
+    fuse_act: bool
+    reinforce_act: str
+
+
+READINGS = {
+    "authors": Reading(bare=False, fuse_act=True, reinforce_act="prelu"),
+    "seed": Reading(bare=False, fuse_act=False, reinforce_act="relu"),
+    "seed_literal": Reading(bare=True, fuse_act=False, reinforce_act="relu"),
+}
 
 # Upper bounds keep a damaged or hostile file from asking for a network that fills the memory.
 LARGEST = {"classes": 4096, "alpha2": 64, "alpha3": 64, "branches": 64, "kernel": 31, "base": 512, "projection": 4096}

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from espy.nn.espnetv2 import Encoder
 from espy.nn.segment import Pyramid
-from espy.nn.units import V2_EPS, cba, conv, up, xavier
+from espy.nn.units import cba, conv, up, xavier
 from espy.priors import PER_CELL
+from espy.spec import V2_EPS
 
 SCALES = ((2, 1), (1, 1), (1, 2), (1, 4))  # 2, 1, 0.5, 0.25; G₆ is seen at the first two alone, G₅ at three
 

@@ -6,28 +6,12 @@ Source: ESPNetv2 (Mehta et al., CVPR 2019), section 3; docs/networks.md 3.1 to 3
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from espy.nn.units import V2_EPS, act, ba, bn, cb, cba, conv, hierarchical_sum, pool
-from espy.spec import eesp_dilations, eesp_split, require
-
-
-class Reading(NamedTuple):
-    """What the authors' code and the article's text hold different: a `bare` convolution has neither norm nor activation."""
-
-    bare: bool
-    fuse_act: bool
-    reinforce_act: str
-
-
-READINGS = {
-    "authors": Reading(bare=False, fuse_act=True, reinforce_act="prelu"),
-    "seed": Reading(bare=False, fuse_act=False, reinforce_act="relu"),
-    "seed_literal": Reading(bare=True, fuse_act=False, reinforce_act="relu"),
-}
+from espy.nn.units import act, ba, bn, cb, cba, conv, hierarchical_sum, pool
+from espy.spec import READINGS, V2_EPS, eesp_dilations, eesp_split, require
 
 
 class EESP(nn.Module):

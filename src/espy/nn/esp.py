@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from espy.nn.units import V1_EPS, ba, cba, conv, hierarchical_sum
-from espy.spec import check_kernel, esp_split, require
+from espy.nn.units import ba, cba, conv, hierarchical_sum
+from espy.spec import V1_EPS, check_kernel, esp_split, require
 
 
 class MergeESP(nn.Module):

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from espy.nn import units
 from espy.nn.esp import ESP
-from espy.nn.units import V1_EPS, bn, conv, crop, deconv, pool
+from espy.nn.units import bn, conv, crop, deconv, pool
+from espy.spec import V1_EPS
 
 
 class Encoder(nn.Module):

@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from espy.nn.eesp import EESP, Down
-from espy.nn.units import V2_EPS, cba, pool
-from espy.spec import DOWN_LIMITS, REPEAT_LIMITS, REPEATS, encoder_widths
+from espy.nn.units import cba, pool
+from espy.spec import DOWN_LIMITS, REPEAT_LIMITS, REPEATS, V2_EPS, encoder_widths
 
 
 class Encoder(nn.Module):

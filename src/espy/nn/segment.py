@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from espy.nn import units
 from espy.nn.eesp import EESP
 from espy.nn.espnetv2 import Encoder
-from espy.nn.units import V2_EPS, adaptive_pool, conv, he_fan_out, matrix_cells, pool, resize, separable, up
+from espy.nn.units import adaptive_pool, conv, he_fan_out, matrix_cells, pool, resize, separable, up
+from espy.spec import SCALES, V2_EPS
 
-SCALES = ((2, 1), (3, 2), (1, 1), (1, 2), (1, 10))  # 2.0, 1.5, 1.0, 0.5, 0.1 as fractions: sizes stay whole numbers
 SMALLEST = 5  # least height and width of a scaled map
 
 

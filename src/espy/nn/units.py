@@ -13,9 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-V1_EPS = 1e-3  # ESPNet; its inputs are tiny, so its variances are (published weights are useless with 1e-5)
-V2_EPS = 1e-5  # ESPNetv2
-
 
 def conv(i: int, o: int, k: int, stride: int = 1, dilation: int = 1, groups: int = 1) -> nn.Conv2d:
     """k×k convolution, no bias, padding d·(k−1)/2."""
