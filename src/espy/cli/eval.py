@@ -34,7 +34,7 @@ WORDS = {
     "--engine",
     default="auto",
     show_default=True,
-    help="auto: the fastest here; or onnxruntime, openvino, torch, pt2, executorch, ncnn, litert.",
+    help="auto: the fastest here; or onnxruntime, openvino, native, torch, pt2, executorch, ncnn, litert.",
 )
 @click.option("--threads", type=click.IntRange(1), help="Threads of the engine; all unless given.")
 @click.option(

@@ -76,9 +76,10 @@ def load(
     """A model ready to look at pictures.
 
     `model`: a bundled name (`street`, `street-small`, `camvid`, `objects`), a `.safetensors` file or a deployed one of any format
-    (docs/model-file.md), or a run folder. `engine`: `onnxruntime`, `openvino`, `torch`, `pt2`, `executorch`, `ncnn`, `litert`, or
-    `auto`, the fastest of those installed by a measurement that is made once, which takes seconds, and kept (docs/performance.md):
-    of one picture, of the tile's or given size, else of that in the header. `remark` is called with a line where one is made.
+    (docs/model-file.md), or a run folder. `engine`: `onnxruntime`, `openvino`, `native`, `torch`, `pt2`, `executorch`, `ncnn`,
+    `litert`, or `auto`, the fastest of those installed by a measurement that is made once, which takes seconds, and kept
+    (docs/performance.md): of one picture, of the tile's or given size, else of that in the header. `remark` is called with a line
+    where one is made.
     `threads`: all unless given. `precision`: `auto` is the file's own, int8 where it was quantised, else float32; `bfloat16` where
     an engine has it. `size`: (height, width) that the network sees, `"native"` for the picture's own; as the model's
     header says unless given. `tile`: (height, width) of overlapping tiles, for pictures of any size in bounded memory; at the

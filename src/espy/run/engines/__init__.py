@@ -46,6 +46,7 @@ ENGINES = {
     "onnxruntime": ("onnxruntime:OnnxRuntime", "onnxruntime", (".onnx",), "onnxruntime"),
     "openvino": ("openvino:OpenVino", "espy-vision[openvino]", (".onnx", ".xml"), "openvino"),
     "torch": ("torch:Torch", "espy-vision[train]", (".safetensors",), "torch"),
+    "native": ("native:Native", "espy-vision[native]", (".safetensors",), "espy_engine"),
     "pt2": ("pt2:Pt2", "espy-vision[train]", (".pt2",), "torch"),
     "executorch": ("executorch:ExecuTorch", "espy-vision[executorch]", (".pte",), "executorch"),
     "ncnn": ("ncnn:Ncnn", "espy-vision[ncnn]", (".param",), "ncnn"),
@@ -90,7 +91,7 @@ def load_engine(name: str) -> type[Engine]:
         loaded: type[Engine] = getattr(importlib.import_module(f"espy.run.engines.{module}"), kind)
         return loaded
     except ModuleNotFoundError as error:
-        if (error.name or "").startswith("espy"):
+        if (error.name or "").split(".")[0] == "espy":
             raise
         raise missing(name, package) from None
 

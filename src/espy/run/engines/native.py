@@ -1,0 +1,100 @@
+"""The project's own engine on the processor: native/, a library of four C functions."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import weakref
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import espy_engine
+import numpy as np
+
+from espy.errors import EngineError, ModelError
+from espy.header import read_safetensors
+from espy.machine import available_threads
+from espy.run.engines import check_precision
+from espy.run.lowering import lower
+
+
+class Native:
+    """Runs `.safetensors` files of segmentation networks in float32, one picture after the other."""
+
+    name = "native"
+    version = espy_engine.__version__
+
+    def __init__(self, path: Path, *, threads: int | None, precision: str) -> None:
+        check_precision(self.name, precision, ("float32",))
+        self.precision = precision
+        header, arrays = read_safetensors(path)
+        try:
+            program = lower(header.spec, arrays, header.preprocess)
+        except ModelError as error:
+            raise ModelError(f"{path}: {error}") from None
+        self.task, self._classes = header.task, program.classes
+        self._library = library()
+        self._engine = self._library.espy_create(
+            program.units.ctypes.data, len(program.units), program.weights.ctypes.data, len(program.weights),
+            threads or available_threads(),
+        )  # fmt: skip
+        if not self._engine:
+            raise EngineError(f"{path}: engine native cannot open it ({_last_error(self._library)})")
+        self._end = weakref.finalize(self, _destroy, self._library, self._engine, os.getpid())
+        self._end.atexit = False  # a thread may still be in a run then; what the process holds goes with it
+        self._alone = threading.Lock()  # nothing is closed while it runs
+
+    def run(self, image: np.ndarray, *, scores: bool = False) -> dict[str, np.ndarray]:
+        if image.dtype != np.uint8 or image.ndim != 4 or image.shape[3] != 3:
+            raise EngineError(f"engine native takes uint8 [N, height, width, 3], not {image.dtype} {list(image.shape)}")
+        image = np.ascontiguousarray(image)
+        n, height, width, _ = image.shape
+        found = {"mask": np.empty((n, height, width), np.uint8)}
+        if scores:
+            found["scores"] = np.empty((n, self._classes, height, width), np.float32)
+        with self._alone:
+            if not self._end.alive:
+                raise EngineError("the engine is closed")
+            for k in range(n):
+                logits = found["scores"][k].ctypes.data if scores else None
+                if self._library.espy_run(
+                    self._engine, image[k].ctypes.data, height, width, found["mask"][k].ctypes.data, logits
+                ):
+                    raise EngineError(f"engine native failed: {_last_error(self._library)}")
+        return found
+
+    def close(self) -> None:
+        with self._alone:
+            self._end()
+
+
+@cache
+def library() -> Any:
+    """The functions of native/include/espy_engine.h. Raises EngineError where the library cannot be loaded."""
+    path = espy_engine.library()
+    try:
+        loaded = ctypes.CDLL(str(path))
+        create, run, destroy, why = (
+            getattr(loaded, f"espy_{name}") for name in ("create", "run", "destroy", "last_error")
+        )
+    except (OSError, AttributeError) as error:
+        raise EngineError(f"{path}: cannot be loaded ({error}): install espy-engine again") from None
+    address, count = ctypes.c_void_p, ctypes.c_int64
+    create.restype, create.argtypes = address, (address, count, address, count, ctypes.c_int32)
+    run.restype, run.argtypes = ctypes.c_int32, (address, address, count, count, address, address)
+    destroy.restype, destroy.argtypes = None, (address,)
+    why.restype, why.argtypes = ctypes.c_char_p, ()
+    return loaded
+
+
+def _last_error(loaded: Any) -> str:
+    """Why this thread's last call failed."""
+    return (loaded.espy_last_error() or b"").decode("utf-8", "replace")
+
+
+def _destroy(loaded: Any, engine: int, process: int) -> None:
+    """In the process that made it: a forked one has none of its threads."""
+    if os.getpid() == process:
+        loaded.espy_destroy(engine)

@@ -1,0 +1,199 @@
+"""The project's own engine: the masks and logits of the others, from any thread, until it is closed; one line without it."""
+
+import gc
+import importlib
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from espy import load
+from espy.errors import EngineError, ModelError
+from espy.header import read_safetensors, write_safetensors
+from espy.run.choice import candidates
+from espy.run.engines import load_engine
+from espy.run.engines.torch import Torch
+from samples import noise, scene
+
+
+@pytest.fixture
+def native():
+    """The engine's class, where it is installed."""
+    pytest.importorskip("espy_engine", reason="espy-engine is not installed: build native/")
+    return load_engine("native")
+
+
+def pictures(n, height, width, seed=0):
+    return np.stack([scene(height, width, seed + k) for k in range(n)])
+
+
+def alike(engine, reference, image):
+    """Whether both give the same masks and logits."""
+    one, two = engine.run(image, scores=True), reference.run(image, scores=True)
+    assert one["mask"].dtype == np.uint8
+    assert one["scores"].dtype == np.float32
+    assert one["scores"].shape == two["scores"].shape
+    assert np.abs(one["scores"] - two["scores"]).max() <= 1e-4 * np.abs(two["scores"]).max()
+    return (one["mask"] == two["mask"]).mean() >= 0.9999
+
+
+@pytest.mark.parametrize("model", ["tiny_v2", "tiny_espnet"])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_masks_and_logits_are_those_of_pytorch_at_any_size_in_any_batch(native, model, threads, request, one_thread):
+    path = request.getfixturevalue(model)
+    engine, reference = native(path, threads=threads, precision="float32"), Torch(path, threads=1, precision="float32")
+    for n, height, width in [(1, 64, 96), (3, 32, 48), (2, 61, 83), (1, 16, 16)]:
+        assert alike(engine, reference, pictures(n, height, width, seed=n))
+
+
+def test_pictures_that_are_no_whole_memory_are_read_as_they_are_seen(native, tiny_espnet):
+    engine = native(tiny_espnet, threads=1, precision="float32")
+    image = pictures(1, 64, 96)
+    turned = image[:, ::-1, ::-1]
+    assert np.array_equal(engine.run(turned)["mask"], engine.run(turned.copy())["mask"])
+    assert list(engine.run(image)) == ["mask"]
+
+
+def test_a_bundled_model_opens_by_its_name(native):
+    with load("street-small", engine="native", size=(64, 96), threads=1) as model:
+        assert (model.engine.name, model.engine.version) == ("native", native.version)
+        assert model(scene(75, 130)).mask.shape == (75, 130)
+
+
+def test_threads_that_bring_sizes_of_their_own_get_their_own_masks(native, tiny_espnet):
+    engine = native(tiny_espnet, threads=2, precision="float32")
+    images = [pictures(1, *size, seed) for seed, size in enumerate([(64, 96), (61, 83), (32, 48)] * 6)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda image: engine.run(image)["mask"], images))
+    for image, mask in zip(images, together, strict=True):
+        assert np.array_equal(mask, engine.run(image)["mask"])
+
+
+def test_a_closed_engine_says_so_and_may_be_closed_again(native, tiny_espnet):
+    engine = native(tiny_espnet, threads=1, precision="float32")
+    engine.run(pictures(1, 64, 96))
+    engine.close()
+    engine.close()
+    with pytest.raises(EngineError, match="the engine is closed"):
+        engine.run(pictures(1, 64, 96))
+
+
+@pytest.fixture
+def destroyed(native, monkeypatch):
+    """The engines that the library was told to destroy."""
+    room, handles = sys.modules[native.__module__], []
+    monkeypatch.setattr(room, "_destroy", lambda *given, real=room._destroy: (handles.append(given[1]), real(*given)))
+    return handles
+
+
+def test_an_engine_that_is_forgotten_is_destroyed_once(native, destroyed, tiny_espnet):
+    engine = native(tiny_espnet, threads=1, precision="float32")
+    handle = engine._engine
+    del engine
+    gc.collect()
+    assert destroyed == [handle]
+    engine = native(tiny_espnet, threads=1, precision="float32")
+    engine.close()
+    del engine
+    gc.collect()
+    assert len(destroyed) == 2
+
+
+FORKING = """
+import os, sys, warnings
+from pathlib import Path
+import numpy as np
+from espy.run.engines import load_engine
+
+engine = load_engine("native")(Path(sys.argv[1]), threads=2, precision="float32")
+image = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), np.uint8)
+before = engine.run(image)["mask"]
+warnings.simplefilter("ignore")  # Python warns of forking beside threads
+if (child := os.fork()) == 0:
+    same = np.array_equal(engine.run(image)["mask"], before)
+    engine.close()
+    os._exit(0 if same else 1)
+assert os.waitpid(child, 0)[1] == 0
+assert np.array_equal(engine.run(image)["mask"], before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_child_has_the_engine_and_leaves_the_parent_its_own(native, tiny_espnet):
+    subprocess.run([sys.executable, "-c", FORKING, str(tiny_espnet)], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [np.zeros((64, 96, 3), np.uint8), np.zeros((1, 64, 96, 4), np.uint8), np.zeros((1, 64, 96, 3), np.float32)],
+)
+def test_what_are_no_pictures_is_one_line(native, tiny_espnet, image):
+    engine = native(tiny_espnet, threads=1, precision="float32")
+    with pytest.raises(EngineError, match=r"takes uint8 \[N, height, width, 3\], not"):
+        engine.run(image)
+
+
+def test_what_the_library_says_of_a_failure_is_the_error(native, tiny_espnet):
+    engine = native(tiny_espnet, threads=1, precision="float32")
+    with pytest.raises(EngineError, match=r"engine native failed: .") as caught:
+        engine.run(np.zeros((1, 0, 96, 3), np.uint8))
+    assert "\n" not in str(caught.value)
+    assert engine.run(pictures(1, 64, 96))["mask"].shape == (1, 64, 96)
+
+
+@pytest.mark.parametrize("model", ["tiny_classifier", "tiny_detector"])
+def test_a_task_that_it_does_not_have_yet_is_one_line(native, model, request):
+    with pytest.raises(EngineError, match=r"engine native has no .* yet: take engine torch"):
+        native(request.getfixturevalue(model), threads=1, precision="float32")
+
+
+def test_another_precision_is_refused(native, tiny_espnet):
+    with pytest.raises(EngineError, match="engine native computes in float32, not in 'bfloat16'"):
+        native(tiny_espnet, threads=1, precision="bfloat16")
+
+
+def test_weights_of_another_network_are_named_with_their_file(native, tiny_espnet, tmp_path):
+    header, arrays = read_safetensors(tiny_espnet)
+    del arrays["up1.weight"]
+    write_safetensors(tmp_path / "m.safetensors", header, arrays)
+    with pytest.raises(ModelError, match=r"m\.safetensors: up1\.weight is missing"):
+        native(tmp_path / "m.safetensors", threads=1, precision="float32")
+
+
+# Without it
+
+
+@pytest.fixture
+def absent(monkeypatch):
+    """As where espy-engine is not installed."""
+    for name in [name for name in sys.modules if name.split(".")[0] == "espy_engine"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "espy.run.engines.native", raising=False)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "espy_engine" else find(name, *rest)
+    )
+    monkeypatch.setitem(sys.modules, "espy_engine", None)
+
+
+def test_where_it_is_not_installed_it_is_named_with_its_extra(absent, tiny_espnet):
+    with pytest.raises(EngineError, match=r"engine native is not installed: pip install 'espy-vision\[native\]'"):
+        load(tiny_espnet, engine="native")
+
+
+def test_auto_passes_over_it_where_it_is_not_installed(absent, tiny_espnet, monkeypatch):
+    monkeypatch.delenv("ESPY_ENGINE")
+    assert list(candidates("m", [tiny_espnet])) == ["torch"]
+    with load(tiny_espnet, threads=1) as model:
+        assert model.engine.name == "torch"
+        assert model(noise(64, 96)).mask.shape == (64, 96)
+
+
+def test_it_opens_plain_weights_and_nothing_else(tiny_espnet):
+    assert candidates("m", [tiny_espnet], "native") == {"native": tiny_espnet}
+    with pytest.raises(EngineError, match=r"m: engine native opens \.safetensors, not \.onnx: give it \.safetensors"):
+        candidates("m", [Path("m.onnx")], "native")
