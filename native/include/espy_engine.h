@@ -76,8 +76,9 @@ typedef struct espy_engine espy_engine;
 ESPY_API espy_engine* espy_create(const int64_t* units, int64_t count, const float* weights, int64_t floats, int32_t threads);
 
 /* One picture, [height][width][3] RGB. `mask`: [height][width]. `scores`: null, or the logits [classes][height][width].
- * Returns 0, or -1; then espy_last_error says why. */
-ESPY_API int32_t espy_run(espy_engine* engine, const uint8_t* picture, int64_t height, int64_t width, uint8_t* mask, float* scores);
+ * `seconds`: null, or for each unit how long it took. Returns 0, or -1; then espy_last_error says why. */
+ESPY_API int32_t espy_run(espy_engine* engine, const uint8_t* picture, int64_t height, int64_t width, uint8_t* mask, float* scores,
+                          double* seconds);
 
 /* Gives back the threads and the memory. Null is nothing. */
 ESPY_API void espy_destroy(espy_engine* engine);

@@ -1,4 +1,6 @@
 // The four functions of the C interface: what goes wrong behind them becomes a line of text.
+#include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
@@ -70,19 +72,26 @@ struct espy_engine {
   ~espy_engine() {
     if (owner == espy::process()) delete workers;  // threads of a process that forked are not here
   }
-  void run() {
+  void run(double* seconds) {
     const espy::Kernels& k = network.kernels;
     if (owner != espy::process()) {
       workers = new espy::Workers(threads, [&k] { k.flush(0, false); });
       owner = espy::process();
     }
     const unsigned was = k.flush(0, false);
+    if (seconds) std::fill(seconds, seconds + network.units.size(), 0.0);
     workers->run([&](int t, espy::Meeting& meeting) {
+      auto before = std::chrono::steady_clock::now();
       for (const auto& stage : plan->stages) {
         const espy::Slab slab{static_cast<int>(static_cast<int64_t>(stage.rows) * t / threads),
                               static_cast<int>(static_cast<int64_t>(stage.rows) * (t + 1) / threads), plan->scratch_of(t)};
         if (slab.from < slab.to) stage.run(slab);
         meeting.wait();
+        if (seconds && t == 0) {
+          const auto now = std::chrono::steady_clock::now();
+          seconds[stage.unit] += std::chrono::duration<double>(now - before).count();
+          before = now;
+        }
       }
     });
     k.flush(was, true);
@@ -104,7 +113,8 @@ espy_engine* espy_create(const int64_t* units, int64_t count, const float* weigh
   return nullptr;
 }
 
-int32_t espy_run(espy_engine* engine, const uint8_t* picture, int64_t height, int64_t width, uint8_t* mask, float* scores) {
+int32_t espy_run(espy_engine* engine, const uint8_t* picture, int64_t height, int64_t width, uint8_t* mask, float* scores,
+                 double* seconds) {
   try {
     if (!engine || !picture || !mask) throw espy::Error("no engine, picture or mask");
     if (height < 1 || width < 1 || height > espy::MOST_SIDE || width > espy::MOST_SIDE)
@@ -117,7 +127,7 @@ int32_t espy_run(espy_engine* engine, const uint8_t* picture, int64_t height, in
     engine->plan->picture = picture;
     engine->plan->mask = mask;
     engine->plan->scores = scores;
-    engine->run();
+    engine->run(seconds);
     return 0;
   } catch (const std::bad_alloc&) {
     espy::tell("out of memory for a picture of this size");

@@ -787,7 +787,7 @@ Memory::~Memory() { std::free(at_); }
 // ---- Plans
 
 Plan::Plan(const Network& network, int h, int w, int t) : height(h), width(w), threads(t), kernels(network.kernels), numbers_(MAPS, -1) {
-  for (const auto& unit : network.units) unit->add(*this);
+  for (; unit_ < static_cast<int>(network.units.size()); unit_++) network.units[unit_]->add(*this);
   lay_out();
 }
 
@@ -852,7 +852,7 @@ Lerp Plan::lerp(int inputs, int outputs, bool align) {
 }
 
 void Plan::stage(int rows, long scratch, std::function<void(const Slab&)> run) {
-  stages.push_back({rows, std::move(run)});
+  stages.push_back({unit_, rows, std::move(run)});
   scratch_floats_ = std::max(scratch_floats_, aligned(scratch + 64));
 }
 

@@ -56,7 +56,7 @@ class Plan {
   Plan& operator=(const Plan&) = delete;
 
   struct Stage {
-    int rows;
+    int unit, rows;
     std::function<void(const Slab&)> run;
   };
   const int height, width, threads;
@@ -101,6 +101,7 @@ class Plan {
   std::vector<int> numbers_;
   std::vector<std::pair<Map*, int>> users_;
   std::vector<std::shared_ptr<void>> kept_;
+  int unit_ = 0;  // that is adding its stages
   long scratch_floats_ = 0;
   std::unique_ptr<Memory> arena_, scratch_, zeros_;
 };

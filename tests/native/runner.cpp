@@ -28,7 +28,7 @@ int main(int count, char** arguments) {
 
   espy_engine* engine = espy_create(units.data(), static_cast<int64_t>(units.size()), weights.data(),
                                     static_cast<int64_t>(weights.size()), std::atoi(arguments[6]));
-  const bool done = engine && espy_run(engine, picture.data(), height, width, mask.data(), nullptr) == 0;
+  const bool done = engine && espy_run(engine, picture.data(), height, width, mask.data(), nullptr, nullptr) == 0;
   if (!done) std::fprintf(stderr, "%s\n", espy_last_error());
   espy_destroy(engine);
   if (!done) return 1;

@@ -60,7 +60,7 @@ class Native:
             for k in range(n):
                 logits = found["scores"][k].ctypes.data if scores else None
                 if self._library.espy_run(
-                    self._engine, image[k].ctypes.data, height, width, found["mask"][k].ctypes.data, logits
+                    self._engine, image[k].ctypes.data, height, width, found["mask"][k].ctypes.data, logits, None
                 ):
                     raise EngineError(f"engine native failed: {_last_error(self._library)}")
         return found
@@ -73,7 +73,10 @@ class Native:
 @cache
 def library() -> Any:
     """The functions of native/include/espy_engine.h. Raises EngineError where the library cannot be loaded."""
-    path = espy_engine.library()
+    try:
+        path = espy_engine.library()
+    except ImportError as error:
+        raise EngineError(f"engine native: {error}") from None
     try:
         loaded = ctypes.CDLL(str(path))
         create, run, destroy, why = (
@@ -83,7 +86,7 @@ def library() -> Any:
         raise EngineError(f"{path}: cannot be loaded ({error}): install espy-engine again") from None
     address, count = ctypes.c_void_p, ctypes.c_int64
     create.restype, create.argtypes = address, (address, count, address, count, ctypes.c_int32)
-    run.restype, run.argtypes = ctypes.c_int32, (address, address, count, count, address, address)
+    run.restype, run.argtypes = ctypes.c_int32, (address, address, count, count, address, address, address)
     destroy.restype, destroy.argtypes = None, (address,)
     why.restype, why.argtypes = ctypes.c_char_p, ()
     return loaded
