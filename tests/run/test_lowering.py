@@ -41,6 +41,8 @@ def random_network(spec, seed):
                 module.running_var.copy_(drawn(0.25, 2, module.running_var))
             elif isinstance(module, nn.PReLU):
                 module.weight.copy_(drawn(-0.5, 1.2, module.weight))
+            elif isinstance(module, nn.Conv2d) and module.bias is not None:
+                module.bias.copy_(drawn(-0.5, 0.5, module.bias))
     return network
 
 
@@ -60,7 +62,8 @@ def error(network, preprocess, picture):
         wanted = logits(network.double(), x / torch.tensor(preprocess.std).double().view(1, 3, 1, 1))[0]
     assert found.shape == wanted.shape == (program.classes, *picture.shape[:2])
     assert (mask == wanted.argmax(0)).double().mean() > 0.999
-    return float((found - wanted).abs().max() / wanted.abs().max())
+    largest = float(wanted.abs().max()) or 1.0  # ReLU may leave nothing of a random network
+    return float((found - wanted).abs().max()) / largest
 
 
 PUBLISHED = {
