@@ -14,6 +14,7 @@ import pytest
 from espy import load
 from espy.errors import EngineError, ModelError
 from espy.header import read_safetensors, write_safetensors
+from espy.run import choice
 from espy.run.choice import candidates
 from espy.run.engines import load_engine
 from espy.run.engines.torch import Torch
@@ -162,6 +163,12 @@ def test_weights_of_another_network_are_named_with_their_file(native, tiny_espne
     write_safetensors(tmp_path / "m.safetensors", header, arrays)
     with pytest.raises(ModelError, match=r"m\.safetensors: up1\.weight is missing"):
         native(tmp_path / "m.safetensors", threads=1, precision="float32")
+
+
+def test_without_pytorch_plain_weights_open_on_it(native, tiny_espnet, monkeypatch):
+    monkeypatch.delenv("ESPY_ENGINE")
+    monkeypatch.setattr(choice, "installed", lambda name: name == "native")
+    assert list(candidates("m", [tiny_espnet])) == ["native"]
 
 
 # Without it

@@ -388,8 +388,8 @@ BLOCK = """
 import sys
 class Block:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == {name!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name={name!r})
+        if name.split(".")[0] in {names!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name.split(".")[0])
 sys.meta_path.insert(0, Block())
 """
 
@@ -404,7 +404,8 @@ def python(code, **keywords):
     ("missing", "call", "says"),
     [
         ("torch", "espy.load('street-small', engine='torch')", "espy-vision[train]"),
-        ("torch", "espy.load(espy.models()[1].safetensors)", "espy-vision[train]"),
+        ("torch espy_engine", "espy.load(espy.models()[1].safetensors)", "espy-vision[train]"),
+        ("espy_engine", "espy.load('street-small', engine='native')", "espy-vision[native]"),
         ("torch", "espy.build('espnet')", "espy-vision[train]"),
         ("torch", "espy.export('street-small', path='/nowhere/m.onnx')", "espy-vision[train]"),
         ("onnx", "espy.export('street-small', path='/nowhere/m.onnx')", "espy-vision[train]"),
@@ -415,7 +416,8 @@ def python(code, **keywords):
 def test_what_is_not_installed_is_named_with_the_line_that_installs_it(missing, call, says):
 
     code = (
-        BLOCK.format(name=missing) + f"import espy\ntry:\n    {call}\nexcept espy.EspyError as error:\n    print(error)"
+        BLOCK.format(names=missing.split())
+        + f"import espy\ntry:\n    {call}\nexcept espy.EspyError as error:\n    print(error)"
     )
     done = python(code)
     assert done.returncode == 0, done.stderr
