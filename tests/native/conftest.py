@@ -53,7 +53,7 @@ def emulated(built):
 @pytest.fixture
 def sanitized(built):
     """sanitized(code, *arguments): what Python code prints that loads the library, sys.argv[1], under both sanitizers."""
-    folder = built("g++", ESPY_SANITIZE="address,undefined", CMAKE_BUILD_TYPE="RelWithDebInfo")
+    folder = built("g++", ESPY_SANITIZE="address,undefined", CMAKE_BUILD_TYPE="Debug")
     # the C++ library too: the sanitizer looks for its `throw` when it starts, and Python does not have it
     preload = [printed(tool("g++"), f"-print-file-name={name}").strip() for name in ("libasan.so", "libstdc++.so.6")]
     environment = {
