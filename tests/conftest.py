@@ -1,6 +1,7 @@
 """Fixtures that several rooms share: tiny models, made once a session."""
 
 import os
+import signal
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from samples import calibrated, save_model
 os.environ["ESPY_ENGINE"] = (
     "onnxruntime"  # in place of `auto`, here and in what tests start: no test measures engines unasked
 )
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what starts in a shell's background would ignore Ctrl-C
 
 
 def once(tmp_path_factory, name, make):

@@ -219,7 +219,7 @@ def test_what_lies_outside_has_the_colour_of_no_picture_and_no_class(seed, choic
     outside = labels == VOID
     assert outside.sum() == 32 * 48 * 3 // 4
     assert (found[outside] == FILL).all()
-    assert not (found[~outside] == FILL).all(-1).any()
+    assert (found[~outside] == FILL).all(-1).sum() <= 1  # of its sixteen million colours the picture may have that one
 
 
 def test_void_stays_void_and_its_picture_stays_seen():

@@ -32,7 +32,7 @@ from espy.labels import Label
 from espy.picture.frame import Frame, Size, resized
 from espy.picture.read import MAX_PIXELS, Picture, Source, read
 from espy.run.choice import candidates, fastest
-from espy.run.engines import load_engine
+from espy.run.engines import PRECISIONS, load_engine
 from espy.run.result import Classification, Detections, Result, Segmentation
 from espy.run.tile import Tiling, run_tiled
 from espy.spec import Spec
@@ -148,7 +148,7 @@ def header_of(path: Path, given: str | Path | dict[str, Any] | Header | None = N
 
 def precision_of(header: Header, asked: str, where: str) -> str:
     """The precision that is meant; `auto` is the file's own. Raises EngineError where it computes in int8 and another is asked
-    for, or the other way round.
+    for, or the other way round, or one that none has.
     """
     own = header.precision
     if asked == "auto" or asked == own:
@@ -159,6 +159,8 @@ def precision_of(header: Header, asked: str, where: str) -> str:
         )
     if asked == "int8":
         raise EngineError(f"{where}: computes in {own}: espy quantize makes a file in int8 of its plain weights")
+    if asked not in PRECISIONS:
+        raise EngineError(f"{where}: no engine computes in {asked!r}: float32, or bfloat16 where an engine has it")
     return asked
 
 

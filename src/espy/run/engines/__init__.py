@@ -101,6 +101,7 @@ def missing(name: str, package: str | None = None) -> EngineError:
     return EngineError(f"engine {name} is not installed: pip install '{package or ENGINES[name][1]}'")
 
 
+PRECISIONS = ("float32", "bfloat16", "int8")
 INPUT = {"image": ("uint8", 4)}
 OUTPUTS = {
     # task: name → (type, dimensions)
