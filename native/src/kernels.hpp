@@ -14,6 +14,7 @@ KERNEL int least(int a, int b) { return a < b ? a : b; }
 KERNEL int most(int a, int b) { return a > b ? a : b; }
 KERNEL int vectors_of(int x, int width) { return (least(STRIP, width - x) + L - 1) / L; }
 KERNEL void clear(float* p, long n) { for (long i = 0; i < n; i++) p[i] = 0; }
+KERNEL void fetch(const float* p) { __builtin_prefetch(p); }
 KERNEL V prelu(V x, V slope) { return fma(slope, min(x, zero()), max(x, zero())); }
 
 KERNEL float* scratch_after(float*& free, long floats) {
@@ -98,7 +99,7 @@ KERNEL void split(const float* row, float* evens, float* odds, int width) {
 KERNEL long split_at(int s, long half) { return s & 1 ? half + ((s - 1) >> 1) : s >> 1; }
 
 // Mean of 3 x 3 at stride 2 of pixels x .. x + L - 1 of the output, from the three rows of the input.
-KERNEL V mean_at(const float* const* rows, long x) {
+KERNEL V mean_at(const float* const* rows, long x, long ahead = 0) {
   V a = zero(), b = zero(), before_a = zero(), before_b = zero();
   UNROLL for (int k = 0; k < 3; k++) {
     const float* p = rows[k] + 2 * x;
@@ -106,6 +107,7 @@ KERNEL V mean_at(const float* const* rows, long x) {
     b = add(b, load(p + L));
     before_a = add(before_a, load(p - 2));
     before_b = add(before_b, load(p + L - 2));
+    if (k) fetch(p + ahead), fetch(p + ahead + L);
   }
   return mul(add(add(even(a, b), odd(a, b)), odd(before_a, before_b)), set(1 / 9.0f));
 }
@@ -262,10 +264,14 @@ KERNEL void pyramid_strip(const Branches& u, const float* const* lines, int x, i
   constexpr int N = 4;
   const int size = KERNEL_SIZE ? KERNEL_SIZE : u.kernel, n = u.n;
   const long plane = u.reduced.plane, step = u.stride == 1 ? plane : 2 * plane;
+  const float* lowest = lines[u.branches * size - 1];
   for (int c = 0; c < n; c++)
     for (int v = 0; v < vectors; v += N) {
       V s[N];
       UNROLL for (int i = 0; i < N; i++) s[i] = zero();
+      for (int r = 1; r <= u.stride; r++)  // of the rows that the next row's lowest taps read
+        for (int i = 0; i < N; i++)
+          for (int e = 0; e < u.stride; e++) fetch(lowest + r * u.reduced.row + c * step + e * plane + x + (v + i) * L);
       const float* w = u.depthwise + (long)c * u.branches * size * size;
       for (int j = 0; j < u.branches; j++) {
         if (!u.hff) UNROLL for (int i = 0; i < N; i++) s[i] = zero();
@@ -308,14 +314,14 @@ static void branches(const Branches& u, const Slab& slab) {
           const float* p = u.picture.line(y);
           const V w0 = set(u.reinforce[3 * c]), w1 = set(u.reinforce[3 * c + 1]), w2 = set(u.reinforce[3 * c + 2]);
           for (int x = 0; x < width; x += L) {
-            V s = add(mean_at(in, x), bias);
+            V s = add(mean_at(in, x, 2 * u.in.row), bias);
             s = fma(w0, load(p + x), s);
             s = fma(w1, load(p + u.picture.plane + x), s);
             s = fma(w2, load(p + 2 * u.picture.plane + x), s);
             store(to + x, prelu(s, slope));
           }
         } else {
-          for (int x = 0; x < width; x += L) store(to + x, prelu(add(mean_at(in, x), bias), slope));
+          for (int x = 0; x < width; x += L) store(to + x, prelu(add(mean_at(in, x, 2 * u.in.row), bias), slope));
         }
       }
     }
@@ -333,6 +339,7 @@ static void branches(const Branches& u, const Slab& slab) {
         if (residual) {
           const float* from = residual + c * u.in.plane + x;
           dense(u.expand[g], rows, 0, vectors, [&](int o, int v, V s) {
+            fetch(from + u.in.row + o * u.in.plane + v * L);
             s = add(add(s, set(bias[o])), load(from + o * u.in.plane + v * L));
             store(to + o * u.out.plane + v * L, prelu(s, set(slope[o])));
           });
@@ -466,7 +473,7 @@ static void up2(const Up2& u, const Slab& slab) {
 // not the inputs. rows[i]: as many as inputs times three; weights [row][column][output]. then(output, vector, sum)
 
 template <int O, int N, class Then>
-KERNEL void shifted_sums(const float* const* rows, int number, const float* weights, int width, Then then) {
+KERNEL void shifted_sums(const float* const* rows, int number, long ahead, const float* weights, int width, Then then) {
   V left[O], middle[O], right[O];  // of the vector before: its sums of the first column, what still lacks the third's, those
   UNROLL for (int o = 0; o < O; o++) left[o] = middle[o] = right[o] = zero();
   const int vectors = (width + L - 1) / L;
@@ -476,7 +483,7 @@ KERNEL void shifted_sums(const float* const* rows, int number, const float* weig
     const float* w = weights;
     for (int i = 0; i < number; i++, w += 3 * O) {
       V pixels[N];
-      UNROLL for (int v = 0; v < N; v++) pixels[v] = load(rows[i] + (v0 + v) * L);
+      UNROLL for (int v = 0; v < N; v++) pixels[v] = load(rows[i] + (v0 + v) * L), fetch(rows[i] + ahead + (v0 + v) * L);
       UNROLL for (int k = 0; k < 3; k++) UNROLL for (int o = 0; o < O; o++) {
         const V weight = set(w[k * O + o]);
         UNROLL for (int v = 0; v < N; v++) s[k][o][v] = fma(weight, pixels[v], s[k][o][v]);
@@ -485,14 +492,14 @@ KERNEL void shifted_sums(const float* const* rows, int number, const float* weig
     UNROLL for (int o = 0; o < O; o++) {
       UNROLL for (int v = 0; v < N; v++) {
         const V third = s[2][o][v];
-        if (v0 + v > 0 && v0 + v <= vectors) then(o, v0 + v - 1, add(middle[o], from_second(right[o], third)));
-        middle[o] = add(s[1][o][v], from_last(left[o], s[0][o][v]));
+        if (v0 + v > 0 && v0 + v <= vectors) then(o, v0 + v - 1, add(middle[o], from<1>(right[o], third)));
+        middle[o] = add(s[1][o][v], from<L - 1>(left[o], s[0][o][v]));
         left[o] = s[0][o][v];
         right[o] = third;
       }
     }
   }
-  if (vectors % N == 0) UNROLL for (int o = 0; o < O; o++) then(o, vectors - 1, add(middle[o], from_second(right[o], zero())));
+  if (vectors % N == 0) UNROLL for (int o = 0; o < O; o++) then(o, vectors - 1, add(middle[o], from<1>(right[o], zero())));
 }
 
 static void merge(const Merge& u, const Slab& slab) {
@@ -529,9 +536,9 @@ static void merge(const Merge& u, const Slab& slab) {
           store(joined + m * plane + v * L, prelu(fma(e, set(u.join.scale[m]), set(u.join.shift[m])), set(u.join.slope[m])));
         };
         const int n = least(3, outputs - o0);
-        if (n == 1) shifted_sums<1, WIDE>(rows, 3 * inputs, w, width, then);
-        else if (n == 2) shifted_sums<2, WIDE / 2>(rows, 3 * inputs, w, width, then);
-        else shifted_sums<3, WIDE / 2>(rows, 3 * inputs, w, width, then);
+        if (n == 1) shifted_sums<1, WIDE>(rows, 3 * inputs, u.skip.row, w, width, then);
+        else if (n == 2) shifted_sums<2, WIDE / 2>(rows, 3 * inputs, u.skip.row, w, width, then);
+        else shifted_sums<3, WIDE / 2>(rows, 3 * inputs, u.skip.row, w, width, then);
         w += 9L * inputs * n;
       }
     }
@@ -597,51 +604,56 @@ static void see(const Small& small, const Slab& slab) {
   }
 }
 
+// A row of a plane seen larger, by bands (maps.hpp) that reach R pixels to either side: then(vector, sum). As in `shifted_sums` the sums are
+// shifted, not the pixels: part[i] is what a pixel gives to the one i - R before it.
+template <int R, class Then>
+KERNEL void larger_row(const float* const* rows, const float* band, const float* columns, int width, Then then) {
+  constexpr int T = 2 * R + 1;
+  const int vectors = (width + L - 1) / L;
+  V middle = zero(), before[T];
+  UNROLL for (int i = 0; i < T; i++) before[i] = zero();
+  for (int v = 0; v <= vectors; v++) {
+    V part[T], blend[3] = {zero(), zero(), zero()};
+    UNROLL for (int i = 0; i < T; i++) part[i] = zero();
+    if (v < vectors) {
+      UNROLL for (int i = 0; i < T; i++) {
+        const V pixels = load(rows[i] + v * L);
+        UNROLL for (int t = 0; t < 3; t++) blend[t] = fma(set(band[t * T + i]), pixels, blend[t]);
+      }
+      UNROLL for (int t = 0; t < 3; t++) UNROLL for (int i = 0; i < T; i++, columns += L) part[i] = fma(load(columns), blend[t], part[i]);
+    }
+    V sum = add(middle, from<1>(before[R + 1], part[R + 1]));
+    if (R > 1) sum = add(sum, from<R>(before[2 * R], part[2 * R]));
+    if (v) then(v - 1, sum);
+    middle = add(part[R], from<L - 1>(before[R - 1], part[R - 1]));
+    if (R > 1) middle = add(middle, from<L - R>(before[0], part[0]));
+    UNROLL for (int i = 0; i < T; i++) before[i] = part[i];
+  }
+}
+
 // One row of a plane as every scale has it, normed: to[scale plane + x].
 static void scales_row(const Pyramid& u, int c, int y, float* to, float* scratch) {
   const int width = u.in.width;
   const long plane = u.in.plane;
-  const float* rows[2 * GAP + 1];
+  const float* rows[5];
   for (int k = 0; k < u.scales; k++, to += plane) {
     const Scale& s = u.scale[k];
     const int m = k * u.in.channels + c;
     const V scale = set(u.join.scale[m]), shift = set(u.join.shift[m]), slope = set(u.join.slope[m]);
-    if (s.kind == 0) {
-      const float* w = s.kernel + 9 * c;
-      for (int t = 0; t < 3; t++) rows[t] = u.in.line(y + t - 1) + c * plane;
-      for (int x = 0; x < width; x += L) {
-        V part[3] = {zero(), zero(), zero()};
-        UNROLL for (int t = 0; t < 3; t++) UNROLL for (int i = 0; i < 3; i++) part[i] = fma(set(w[3 * i + t]), load(rows[i] + x + t - 1), part[i]);
-        store(to + x, prelu(fma(add(add(part[0], part[1]), part[2]), scale, shift), slope));
-      }
-    } else if (s.kind < 0) {
+    auto then = [&](int v, V sum) { store(to + v * L, prelu(fma(sum, scale, shift), slope)); };
+    if (s.kind < 0) {
       float* row = scratch + GAP;
       const int i = s.up_rows.at[y], j = least(i + 1, s.seen.height - 1);
       between_rows(s.seen.line(i) + c * s.seen.plane, s.seen.line(j) + c * s.seen.plane, s.up_rows.part[y], s.seen.width, row);
-      for (int v = 0; v * L < width; v++) store(to + v * L, prelu(fma(between_columns(row, s.up_columns, v), scale, shift), slope));
-    } else {
-      const int reach = s.rows.reach, taps = 2 * reach + 1;
-      float* blend = scratch + GAP;  // three rows, one for each row of the kernel
-      for (int i = 0; i < taps; i++) rows[i] = u.in.line(y + i - reach) + c * plane;
-      const float* band = s.rows.values + 3L * y * taps;
-      for (int x = 0; x < width; x += L) {
-        V part[3] = {zero(), zero(), zero()};
-        for (int i = 0; i < taps; i++) {
-          const V pixels = load(rows[i] + x);
-          UNROLL for (int t = 0; t < 3; t++) part[t] = fma(set(band[t * taps + i]), pixels, part[t]);
-        }
-        UNROLL for (int t = 0; t < 3; t++) store(blend + t * plane + x, part[t]);
-      }
-      const long all = up16(width);
-      const float* columns = s.columns + 3L * c * taps * all;
-      for (int x = 0; x < width; x += L) {
-        V part[3] = {zero(), zero(), zero()};
-        for (int i = 0; i < taps; i++)
-          UNROLL for (int t = 0; t < 3; t++)
-            part[t] = fma(load(columns + (t * taps + i) * all + x), load(blend + t * plane + x + i - reach), part[t]);
-        store(to + x, prelu(fma(add(add(part[0], part[1]), part[2]), scale, shift), slope));
-      }
+      for (int v = 0; v * L < width; v++) then(v, between_columns(row, s.up_columns, v));
+      continue;
     }
+    const int reach = s.kind ? s.rows.reach : 1, taps = 2 * reach + 1;
+    for (int i = 0; i < taps; i++) rows[i] = u.in.line(y + i - reach) + c * plane;
+    const float *band = s.rows.values + 3L * y * taps, *columns = s.columns + 3L * c * taps * up16(width);
+    if (s.kind == 0) shifted_sums<1, WIDE>(rows, 3, 0, s.kernel + 9 * c, width, [&](int, int v, V sum) { then(v, sum); });
+    else if (reach == 1) larger_row<1>(rows, band, columns, width, then);
+    else larger_row<2>(rows, band, columns, width, then);
   }
 }
 
@@ -654,7 +666,7 @@ static void pyramid(const Pyramid& u, const Slab& slab) {
   float* rings = scratch_after(free, (long)p * RING * line + GAP) + GAP;
   float* nothing = scratch_after(free, line + 2 * GAP) + GAP;
   float* merged = scratch_after(free, (long)BLOCK * p * plane);
-  float* scratch = scratch_after(free, 3 * plane + 2 * GAP);
+  float* scratch = scratch_after(free, plane + 2 * GAP);
   clear(slab.scratch, free - slab.scratch);
   const float* rows[3 * MOST_SCALES];
   const float** planes_of = reinterpret_cast<const float**>(scratch_after(free, 2L * p));
@@ -673,7 +685,7 @@ static void pyramid(const Pyramid& u, const Slab& slab) {
           for (int t = 0; t < 3; t++) rows[3 * k + t] = (y + t - 1 < 0 || y + t - 1 >= height ? nothing : slot(y + t - 1)) + k * plane;
         float* row = merged + ((long)(y - from) * p + c) * plane;
         const V bias = set(u.merged.bias[c]), slope = set(u.merged.slope[c]);
-        shifted_sums<1, WIDE>(rows, 3 * m, u.merge + 9L * m * c, width, [&](int, int v, V s) { store(row + v * L, prelu(add(s, bias), slope)); });
+        shifted_sums<1, WIDE>(rows, 3 * m, 0, u.merge + 9L * m * c, width, [&](int, int v, V s) { store(row + v * L, prelu(add(s, bias), slope)); });
       }
     }
     for (int y = from; y < to; y++) {

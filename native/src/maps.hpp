@@ -157,7 +157,7 @@ constexpr int MOST_SCALES = 8;
 struct Scale {
   int kind;       // 0: as it is; 1: larger, by bands; -1: smaller
   Band rows;
-  const float* columns;  // [plane][y tap][2 reach + 1][up16(width)]: columns' band times the weights
+  const float* columns;  // [plane][vector][y tap][2 reach + 1][lanes]: columns' band times the weights, for the pixels that give
   const float* kernel;   // [plane][9]
   Map small, seen;       // of a smaller one: averaged, and seen by its 3x3
   Lerp up_rows, up_columns;

@@ -18,7 +18,8 @@ namespace {
 constexpr int64_t MOST_CHANNELS = 1 << 16;
 constexpr int MAPS = 256;
 constexpr size_t PAGE = 2 << 20;
-constexpr int SMALLEST = 5;  // least side of a scaled map
+constexpr int SMALLEST = 5;    // least side of a scaled map
+constexpr int MOST_REACH = 2;  // of a band: more no size and no scale gives
 
 int half(int n) { return (n + 1) / 2; }
 long aligned(long floats) { return (floats + 15) / 16 * 16; }
@@ -564,7 +565,7 @@ struct MergeUnit : Unit {
 // One side of a resize to `large`, a depth-wise 3 and the average back: [n][3][2 reach + 1].
 std::vector<float> band(int n, int large, int* reach) {
   std::vector<std::vector<double>> rows(3L * n, std::vector<double>(n, 0.0));
-  *reach = 0;
+  *reach = 1;
   for (int i = 0; i < n; i++) {
     const int from = static_cast<int>(static_cast<int64_t>(i) * large / n), to = static_cast<int>((static_cast<int64_t>(i + 1) * large + n - 1) / n);
     for (int k = 0; k < 3; k++)
@@ -583,12 +584,20 @@ std::vector<float> band(int n, int large, int* reach) {
         if (j + 1 < n) give(j + 1, part);
       }
   }
-  if (*reach > GAP) throw Error("a pyramid's scale reaches further than the zeros between planes");
+  if (*reach > MOST_REACH) throw Error("a pyramid's scale reaches further than " + std::to_string(MOST_REACH) + " pixels");
   const int taps = 2 * *reach + 1;
   std::vector<float> found(3L * n * taps, 0.0f);
   for (int i = 0; i < n; i++)
     for (int k = 0; k < 3; k++)
       for (int j = std::max(0, i - *reach); j <= std::min(n - 1, i + *reach); j++) found[(3L * i + k) * taps + j - i + *reach] = static_cast<float>(rows[3L * i + k][j]);
+  return found;
+}
+
+// Bands that reach further, zeros at their ends.
+std::vector<float> widened(const std::vector<float>& values, int reach, int wanted) {
+  const long taps = 2L * reach + 1, wide = 2L * wanted + 1, rows = static_cast<long>(values.size()) / taps;
+  std::vector<float> found(rows * wide, 0.0f);
+  for (long i = 0; i < rows; i++) std::copy_n(values.begin() + i * taps, taps, found.begin() + i * wide + wanted - reach);
   return found;
 }
 
@@ -639,26 +648,22 @@ struct PyramidUnit : Unit {
       const int sh = static_cast<int>(scaled(h, scales[k])), sw = static_cast<int>(scaled(w, scales[k]));
       if (s.kind > 0) {
         int across = 0;
-        s.rows.values = plan.keep(band(h, sh, &s.rows.reach));
-        const std::vector<float> columns = band(w, sw, &across);
-        // both ways reach as far as the further one
+        const std::vector<float> down = band(h, sh, &s.rows.reach), columns = band(w, sw, &across);
         const int reach = std::max(s.rows.reach, across), taps = 2 * reach + 1;
-        if (reach > s.rows.reach) {
-          std::vector<float> wider(3L * h * taps, 0.0f);
-          const int narrow = 2 * s.rows.reach + 1;
-          for (long i = 0; i < 3L * h; i++)
-            for (int j = 0; j < narrow; j++) wider[i * taps + j + reach - s.rows.reach] = s.rows.values[i * narrow + j];
-          s.rows.values = plan.keep(std::move(wider)), s.rows.reach = reach;
-        }
+        s.rows.values = plan.keep(widened(down, s.rows.reach, reach));
+        s.rows.reach = reach;
+        const std::vector<float> wide = widened(columns, across, reach);
+        // by vectors of the pixel that gives, not of the one that takes
+        const int lanes = plan.kernels.lanes;
         std::vector<float> with(3L * p * taps * all, 0.0f);
-        const int narrow = 2 * across + 1;
         for (int c = 0; c < p; c++)
           for (int ky = 0; ky < 3; ky++)
-            for (int j = 0; j < narrow; j++)
-              for (int x = 0; x < w; x++) {
+            for (int j = 0; j < taps; j++)
+              for (int x = std::max(0, reach - j); x < std::min(w, w + reach - j); x++) {
                 float sum = 0;
-                for (int kx = 0; kx < 3; kx++) sum += s.kernel[9 * c + 3 * ky + kx] * columns[(3L * x + kx) * narrow + j];
-                with[((3L * c + ky) * taps + j + reach - across) * all + x] = sum;
+                for (int kx = 0; kx < 3; kx++) sum += s.kernel[9 * c + 3 * ky + kx] * wide[(3L * x + kx) * taps + j];
+                const int from = x + j - reach;
+                with[3L * c * taps * all + ((from / lanes * 3L + ky) * taps + j) * lanes + from % lanes] = sum;
               }
         s.columns = plan.keep(std::move(with));
       } else if (s.kind < 0) {
@@ -679,7 +684,7 @@ struct PyramidUnit : Unit {
     for (const auto& [k, seen] : small) plan.use(u.scale[k].seen, seen);
     plan.use(u.out, plan.make(out, co, h, w));
     const long line = u.scales * plane;
-    plan.stage(h, aligned(10L * p * line + GAP) + aligned(line + 2 * GAP) + aligned(8L * p * plane) + aligned(3 * plane + 2 * GAP) + aligned(2L * p) + 64,
+    plan.stage(h, aligned(10L * p * line + GAP) + aligned(line + 2 * GAP) + aligned(8L * p * plane) + aligned(plane + 2 * GAP) + aligned(2L * p) + 64,
                [&u, &plan](const Slab& s) { plan.kernels.pyramid(u, s); });
   }
 };

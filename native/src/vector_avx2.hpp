@@ -34,14 +34,11 @@ KERNEL V odd(V a, V b) { return mended(_mm256_shuffle_ps(a, b, 0xDD)); }
 // a and b in turns: the first and the second half
 KERNEL V turns_first(V a, V b) { return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x20); }
 KERNEL V turns_second(V a, V b) { return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x31); }
-// of a then b the lanes from the last of a on; from the second of a on
-KERNEL V from_last(V a, V b) {
-  const __m256i x = _mm256_castps_si256(b), y = _mm256_castps_si256(_mm256_permute2f128_ps(a, b, 0x21));
-  return _mm256_castsi256_ps(_mm256_alignr_epi8(x, y, 12));
-}
-KERNEL V from_second(V a, V b) {
-  const __m256i x = _mm256_castps_si256(_mm256_permute2f128_ps(a, b, 0x21)), y = _mm256_castps_si256(a);
-  return _mm256_castsi256_ps(_mm256_alignr_epi8(x, y, 4));
+// of a then b the lanes from K on
+template <int K>
+KERNEL V from(V a, V b) {
+  const __m256i x = _mm256_castps_si256(a), y = _mm256_castps_si256(b), middle = _mm256_permute2x128_si256(x, y, 0x21);
+  return _mm256_castsi256_ps(K < 4 ? _mm256_alignr_epi8(middle, x, 4 * K % 16) : _mm256_alignr_epi8(y, middle, 4 * K % 16));
 }
 // p[steps] + part * (p[steps + 1] - p[steps]), steps below 7 (or 7 where part is 0)
 KERNEL V between(const float* p, const int* steps, V part) {

@@ -37,9 +37,9 @@ KERNEL V turns_first(V a, V b) {
 KERNEL V turns_second(V a, V b) {
   return _mm512_permutex2var_ps(a, _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31), b);
 }
-// of a then b the lanes from the last of a on; from the second of a on
-KERNEL V from_last(V a, V b) { return _mm512_castsi512_ps(_mm512_alignr_epi32(_mm512_castps_si512(b), _mm512_castps_si512(a), 15)); }
-KERNEL V from_second(V a, V b) { return _mm512_castsi512_ps(_mm512_alignr_epi32(_mm512_castps_si512(b), _mm512_castps_si512(a), 1)); }
+// of a then b the lanes from K on
+template <int K>
+KERNEL V from(V a, V b) { return _mm512_castsi512_ps(_mm512_alignr_epi32(_mm512_castps_si512(b), _mm512_castps_si512(a), K)); }
 
 // p[steps] + part * (p[steps + 1] - p[steps]), steps below 15 (or 15 where part is 0)
 KERNEL V between(const float* p, const int* steps, V part) {

@@ -27,9 +27,9 @@ KERNEL V odd(V a, V b) { return vuzp2q_f32(a, b); }
 // a and b in turns: the first and the second half
 KERNEL V turns_first(V a, V b) { return vzip1q_f32(a, b); }
 KERNEL V turns_second(V a, V b) { return vzip2q_f32(a, b); }
-// of a then b the lanes from the last of a on; from the second of a on
-KERNEL V from_last(V a, V b) { return vextq_f32(a, b, 3); }
-KERNEL V from_second(V a, V b) { return vextq_f32(a, b, 1); }
+// of a then b the lanes from K on
+template <int K>
+KERNEL V from(V a, V b) { return vextq_f32(a, b, K); }
 // p[steps] + part * (p[steps + 1] - p[steps])
 KERNEL V between(const float* p, const int* steps, V part) {
   const float32x2_t a = vld1_f32(p + steps[0]), b = vld1_f32(p + steps[1]), c = vld1_f32(p + steps[2]), d = vld1_f32(p + steps[3]);

@@ -33,8 +33,8 @@ KERNEL V even(V a, V b) { return each([&](int i) { return of(a, b, 2 * i); }); }
 KERNEL V odd(V a, V b) { return each([&](int i) { return of(a, b, 2 * i + 1); }); }
 KERNEL V turns_first(V a, V b) { return each([&](int i) { return i % 2 ? b.at[i / 2] : a.at[i / 2]; }); }
 KERNEL V turns_second(V a, V b) { return each([&](int i) { return i % 2 ? b.at[L / 2 + i / 2] : a.at[L / 2 + i / 2]; }); }
-KERNEL V from_last(V a, V b) { return each([&](int i) { return of(a, b, L - 1 + i); }); }
-KERNEL V from_second(V a, V b) { return each([&](int i) { return of(a, b, 1 + i); }); }
+template <int K>
+KERNEL V from(V a, V b) { return each([&](int i) { return of(a, b, K + i); }); }
 KERNEL V between(const float* p, const int* steps, V part) {
   return each([&](int i) { return p[steps[i]] + part.at[i] * (p[steps[i] + 1] - p[steps[i]]); });
 }
