@@ -708,32 +708,42 @@ KERNEL void store_part(float* to, V a, int n) {
   for (int i = 0; i < n; i++) to[i] = whole[i];
 }
 
-static void segment(const Segment& u, const Slab& slab) {
-  const int classes = u.in.channels;
+template <bool SCORES>
+KERNEL void segment_row(const Segment& u, const float* row, int y) {
+  constexpr int N = 2;  // vectors at a time: each comparison waits for the one before
+  const int classes = u.in.channels, vectors = (u.width + L - 1) / L;
   const long plane = u.in.plane;
-  float* free = slab.scratch;
-  float* row = scratch_after(free, classes * plane + 2 * GAP);
-  for (int y = slab.from; y < slab.to; y++) {
-    const int i = u.rows.at[y], j = least(i + 1, u.in.height - 1);
-    for (int c = 0; c < classes; c++) between_rows(u.in.line(i) + c * plane, u.in.line(j) + c * plane, u.rows.part[y], u.in.width, row + c * plane);
-    for (int v = 0; v * L < u.width; v++) {
-      const int n = least(L, u.width - v * L);
-      V best = zero(), which = zero();
-      for (int c = 0; c < classes; c++) {
+  for (int v0 = 0; v0 < vectors; v0 += N) {
+    V best[N], which[N];
+    UNROLL for (int i = 0; i < N; i++) best[i] = which[i] = zero();
+    for (int c = 0; c < classes; c++) {
+      const V number = set((float)c);
+      UNROLL for (int i = 0; i < N; i++) {
+        const int v = least(v0 + i, vectors - 1);
         const V s = between_columns(row + c * plane, u.columns, v);
-        if (u.scores) store_part(u.scores + ((long)c * u.height + y) * u.width + v * L, s, n);
-        which = c ? choose(s, best, set((float)c), which) : which;
-        best = c ? max(s, best) : s;
-      }
-      uint8_t* to = u.mask + (long)y * u.width + v * L;
-      if (n == L) {
-        bytes(to, which);
-      } else {
-        uint8_t whole[16];
-        bytes(whole, which);
-        for (int k = 0; k < n; k++) to[k] = whole[k];
+        if (SCORES) store_part(u.scores + ((long)c * u.height + y) * u.width + v * L, s, least(L, u.width - v * L));
+        which[i] = c ? choose(s, best[i], number, which[i]) : zero();
+        best[i] = c ? max(s, best[i]) : s;
       }
     }
+    for (int i = 0; i < N && v0 + i < vectors; i++) {
+      uint8_t whole[16], *to = u.mask + (long)y * u.width + (v0 + i) * L;
+      const int n = least(L, u.width - (v0 + i) * L);
+      bytes(n == L ? to : whole, which[i]);
+      if (n < L) for (int k = 0; k < n; k++) to[k] = whole[k];
+    }
+  }
+}
+
+static void segment(const Segment& u, const Slab& slab) {
+  const long plane = u.in.plane;
+  float* free = slab.scratch;
+  float* row = scratch_after(free, u.in.channels * plane + 2 * GAP);
+  for (int y = slab.from; y < slab.to; y++) {
+    const int i = u.rows.at[y], j = least(i + 1, u.in.height - 1);
+    for (int c = 0; c < u.in.channels; c++) between_rows(u.in.line(i) + c * plane, u.in.line(j) + c * plane, u.rows.part[y], u.in.width, row + c * plane);
+    if (u.scores) segment_row<true>(u, row, y);
+    else segment_row<false>(u, row, y);
   }
 }
 
