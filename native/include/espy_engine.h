@@ -47,6 +47,10 @@
  * SEGMENT    in align                       the mask: arg-max of `in`, bilinear to the picture's size (corners aligned or not)
  * SEGMENT2   in co                          the mask: arg-max of the transposed 2x2 of stride 2 of `in`, cut to the picture's size.
  *                                           w[ci][co][2][2]
+ * MEAN       in out                         the mean of each channel: [channels, 1, 1]
+ * SCORES     n in*n                         the scores: the inputs, of any sizes, one after the other, each [height][width][channels]
+ *
+ * FIRST stands first and nowhere else, SEGMENT, SEGMENT2 or SCORES last and nowhere else.
  */
 #ifndef ESPY_ENGINE_H
 #define ESPY_ENGINE_H
@@ -67,7 +71,7 @@ enum { ESPY_FORMAT = 1 };
 
 enum espy_kind {
   ESPY_FIRST = 1, ESPY_POOL, ESPY_CONV, ESPY_EESP, ESPY_DOWN, ESPY_ESP, ESPY_AFFINE, ESPY_RESIZE, ESPY_UP2, ESPY_MERGE,
-  ESPY_PYRAMID, ESPY_SEGMENT, ESPY_SEGMENT2
+  ESPY_PYRAMID, ESPY_SEGMENT, ESPY_SEGMENT2, ESPY_MEAN, ESPY_SCORES
 };
 
 typedef struct espy_engine espy_engine;
@@ -75,10 +79,12 @@ typedef struct espy_engine espy_engine;
 /* An engine of so many threads, or null; then espy_last_error says why. */
 ESPY_API espy_engine* espy_create(const int64_t* units, int64_t count, const float* weights, int64_t floats, int32_t threads);
 
-/* One picture, [height][width][3] RGB. `mask`: [height][width]. `scores`: null, or the logits [classes][height][width].
- * `seconds`: null, or for each unit how long it took. Returns 0, or -1; then espy_last_error says why. */
+/* One picture, [height][width][3] RGB. A network that ends with SCORES writes `scores`, and `mask` is null. Any other writes `mask`,
+ * [height][width], and to `scores`, where they are not null, the logits [classes][height][width]. `room`: of how many floats the
+ * scores are, which must be as many as there are. `seconds`: null, or for each unit how long it took. Returns 0, or -1; then
+ * espy_last_error says why. */
 ESPY_API int32_t espy_run(espy_engine* engine, const uint8_t* picture, int64_t height, int64_t width, uint8_t* mask, float* scores,
-                          double* seconds);
+                          int64_t room, double* seconds);
 
 /* Gives back the threads and the memory. Null is nothing. */
 ESPY_API void espy_destroy(espy_engine* engine);

@@ -114,9 +114,11 @@ espy_engine* espy_create(const int64_t* units, int64_t count, const float* weigh
 }
 
 int32_t espy_run(espy_engine* engine, const uint8_t* picture, int64_t height, int64_t width, uint8_t* mask, float* scores,
-                 double* seconds) {
+                 int64_t room, double* seconds) {
   try {
-    if (!engine || !picture || !mask) throw espy::Error("no engine, picture or mask");
+    if (!engine || !picture) throw espy::Error("no engine or no picture");
+    if (!mask == engine->network.masks) throw espy::Error(mask ? "this network gives no mask" : "no mask to write to");
+    if (!mask && !scores) throw espy::Error("no scores to write to");
     if (height < 1 || width < 1 || height > espy::MOST_SIDE || width > espy::MOST_SIDE)
       throw espy::Error("sides must be 1 to " + std::to_string(espy::MOST_SIDE));
     std::lock_guard<std::mutex> lock(engine->turn);
@@ -124,6 +126,8 @@ int32_t espy_run(espy_engine* engine, const uint8_t* picture, int64_t height, in
       engine->plan.reset();  // its memory goes before another's comes
       engine->plan = std::make_unique<espy::Plan>(engine->network, static_cast<int>(height), static_cast<int>(width), engine->threads);
     }
+    if (scores && room != engine->plan->given)
+      throw espy::Error("there are " + std::to_string(engine->plan->given) + " scores, and room for " + std::to_string(room));
     engine->plan->picture = picture;
     engine->plan->mask = mask;
     engine->plan->scores = scores;

@@ -776,5 +776,16 @@ static void segment2(const Segment2& u, const Slab& slab) {
   }
 }
 
+static void mean(const Mean& u, const Slab&) {
+  float* out = u.out.line_to(0);
+  for (int c = 0; c < u.in.channels; c++) {
+    V s = zero();
+    for (int y = 0; y < u.in.height; y++)
+      for (int x = 0; x < u.in.width; x += L) s = add(s, load(u.in.line(y) + c * u.in.plane + x));
+    out[c * u.out.plane] = sum(s) / ((float)u.in.height * (float)u.in.width);
+  }
+  finish(u.out, 0);
+}
+
 static const Kernels KERNELS = {TARGET_NAME, L,      TILE, first, pool, conv,    branches, esp,
-                                affine,      resize, up2,  merge, average, see, pyramid, segment, segment2, flush};
+                                affine,      resize, up2,  merge, average, see, pyramid, segment, segment2, mean, flush};

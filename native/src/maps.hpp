@@ -196,6 +196,10 @@ struct Segment2 {
   int height, width;
 };
 
+struct Mean {
+  Map in, out;
+};
+
 // What a target compiles. Each makes the rows slab.from .. slab.to - 1 of its output.
 struct Kernels {
   const char* name;
@@ -214,6 +218,7 @@ struct Kernels {
   void (*pyramid)(const Pyramid&, const Slab&);
   void (*segment)(const Segment&, const Slab&);
   void (*segment2)(const Segment2&, const Slab&);  // rows of the input
+  void (*mean)(const Mean&, const Slab&);
   unsigned (*flush)(unsigned set, bool give_back);  // returns what it was
 };
 

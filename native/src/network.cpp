@@ -704,6 +704,7 @@ struct SegmentUnit : Unit {
     plan.use(u.in, from);
     u.rows = plan.lerp(size.height, plan.height, align), u.columns = plan.lerp(size.width, plan.width, align);
     u.height = plan.height, u.width = plan.width;
+    plan.given = static_cast<int64_t>(size.channels) * plan.height * plan.width;
     plan.stage(plan.height, size.channels * (up16(size.width) + GAP) + 4L * GAP, [&u, &plan](const Slab& s) {
       Segment mine = u;
       mine.mask = plan.mask, mine.scores = plan.scores;
@@ -729,11 +730,48 @@ struct Segment2Unit : Unit {
     plan.use(u.in, from);
     u.weights = weights.packed(), u.classes = classes;
     u.height = plan.height, u.width = plan.width;
+    plan.given = static_cast<int64_t>(classes) * plan.height * plan.width;
     plan.stage(size.height, aligned(2L * size.channels) + 2 * STRIP, [&u, &plan](const Slab& s) {
       Segment2 mine = u;
       mine.mask = plan.mask, mine.scores = plan.scores;
       plan.kernels.segment2(mine, s);
     });
+  }
+};
+
+struct MeanUnit : Unit {
+  int in, out;
+  MeanUnit(Integers& i, Reader& r) {
+    in = r.map(i, "MEAN's input");
+    out = r.made(i, "MEAN's output");
+    if (in == out) throw Error("MEAN cannot work in place");
+    r.channels[out] = r.channels[in], r.summed[out] = 0;
+  }
+  void add(Plan& plan) const override {
+    auto& u = plan.args<Mean>();
+    const int from = plan.slot(in);
+    plan.use(u.in, from);
+    plan.use(u.out, plan.make(out, plan.size(from).channels, 1, 1));
+    plan.stage(1, 0, [&u, &plan](const Slab& s) { plan.kernels.mean(u, s); });
+  }
+};
+
+struct ScoresUnit : Unit {
+  std::vector<int> in;
+  ScoresUnit(Integers& i, Reader& r) { in = r.maps(i); }
+  void add(Plan& plan) const override {
+    for (int number : in) {
+      auto& map = plan.args<Map>();
+      plan.use(map, plan.slot(number));
+      const int64_t at = plan.given;
+      plan.given += static_cast<int64_t>(map.channels) * map.height * map.width;
+      plan.stage(map.height, 0, [&map, &plan, at](const Slab& s) {
+        float* to = plan.scores + at + static_cast<int64_t>(s.from) * map.width * map.channels;
+        for (int y = s.from; y < s.to; y++)
+          for (int x = 0; x < map.width; x++)
+            for (int c = 0; c < map.channels; c++) *to++ = map.line(y)[c * map.plane + x];
+      });
+    }
   }
 };
 
@@ -751,7 +789,9 @@ std::unique_ptr<Unit> read_unit(int kind, Integers& in, Reader& r) {
     case ESPY_MERGE: return std::make_unique<MergeUnit>(in, r);
     case ESPY_PYRAMID: return std::make_unique<PyramidUnit>(in, r);
     case ESPY_SEGMENT: return std::make_unique<SegmentUnit>(in, r);
-    default: return std::make_unique<Segment2Unit>(in, r);
+    case ESPY_SEGMENT2: return std::make_unique<Segment2Unit>(in, r);
+    case ESPY_MEAN: return std::make_unique<MeanUnit>(in, r);
+    default: return std::make_unique<ScoresUnit>(in, r);
   }
 }
 
@@ -763,10 +803,11 @@ Network::Network(const int64_t* list, int64_t count, const float* weights, int64
   const int number = in.next("the number of units", 1, 4096);
   Reader reader{Floats(weights, floats), kernels};
   for (int i = 0; i < number; i++) {
-    const int kind = in.next("a unit's kind", ESPY_FIRST, ESPY_SEGMENT2);
+    const int kind = in.next("a unit's kind", ESPY_FIRST, ESPY_SCORES);
     Integers own = in.part(in.next("a unit's length", 0, 4096));
     if ((kind == ESPY_FIRST) != (i == 0)) throw Error("a network begins with FIRST, which stands nowhere else");
-    if ((kind == ESPY_SEGMENT || kind == ESPY_SEGMENT2) != (i == number - 1)) throw Error("a network ends with its mask");
+    masks = kind == ESPY_SEGMENT || kind == ESPY_SEGMENT2;
+    if ((masks || kind == ESPY_SCORES) != (i == number - 1)) throw Error("a network ends with its mask or its scores");
     units.push_back(read_unit(kind, own, reader));
     if (!own.done()) throw Error("a unit has more integers than it should");
   }

@@ -45,7 +45,7 @@ class Network {
   Network(const int64_t* units, int64_t count, const float* weights, int64_t floats, const Kernels& kernels);
   const Kernels& kernels;
   std::vector<std::unique_ptr<Unit>> units;
-  int classes = 0;
+  bool masks = false;  // it ends with a mask
 };
 
 // What is done for a picture of (height, width), stage by stage.
@@ -67,6 +67,7 @@ class Plan {
   const uint8_t* picture = nullptr;
   uint8_t* mask = nullptr;
   float* scores = nullptr;
+  int64_t given = 0;  // floats that are written to the scores
 
   // For units
   struct Size {

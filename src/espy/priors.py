@@ -46,6 +46,12 @@ def encode(boxes: np.ndarray, given: np.ndarray) -> np.ndarray:
     return np.concatenate([shift, np.log((boxes[:, 2:] - boxes[:, :2]) / given[:, 2:]) / SIZE], 1)
 
 
+def decode(offsets: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """Boxes [P, 4] (corners) of offsets [P, 4] from their priors [P, 4]."""
+    centre = given[:, :2] + CENTRE * offsets[:, :2] * given[:, 2:]
+    return corners(np.concatenate([centre, given[:, 2:] * np.exp(SIZE * offsets[:, 2:])], 1))
+
+
 def corners(boxes: np.ndarray) -> np.ndarray:
     """[..., 4] corners of boxes given as centre and size."""
     return np.concatenate([boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2], -1)

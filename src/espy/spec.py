@@ -26,6 +26,8 @@ V2_EPS = 1e-5  # ESPNetv2's
 
 SCALES = ((2, 1), (3, 2), (1, 1), (1, 2), (1, 10))
 """Of ESPNetv2's pyramids: 2.0, 1.5, 1.0, 0.5, 0.1 as fractions, so that sizes stay whole numbers."""
+DETECTOR_SCALES = ((2, 1), (1, 1), (1, 2), (1, 4))  # of its pyramids; G₆ is seen at the first two alone, G₅ at three
+DETECTOR_WIDTHS = (512, 256, 128)  # c₆, c₇, c₈: of its maps at 1/64, 1/128 and of one cell
 
 
 class Reading(NamedTuple):

@@ -6,9 +6,14 @@ import platform
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 
 from builds import NATIVE, printed, tool
+from espy.header import Preprocess
+from espy.nn.build import build, weights_of
+from espy.priors import priors
+from espy.run.lowering import lower
 from espy.version import VERSION
 
 
@@ -64,6 +69,44 @@ engine.espy_destroy(None)
 @pytest.mark.native
 def test_sanitizers_find_nothing_in_a_network_that_is_refused(sanitized):
     assert sanitized(REFUSED).strip()
+
+
+RUN = """
+import ctypes, pathlib, sys
+import numpy as np
+engine = ctypes.CDLL(sys.argv[1])
+engine.espy_create.restype = ctypes.c_void_p
+engine.espy_last_error.restype = ctypes.c_char_p
+units, weights = np.load(sys.argv[2]), np.load(sys.argv[3])
+height, width, masks, floats = map(int, sys.argv[4:])
+picture, mask, scores = np.zeros((height, width, 3), np.uint8), np.zeros((height, width), np.uint8), np.zeros(floats, np.float32)
+at, count = lambda array: ctypes.c_void_p(array.ctypes.data), ctypes.c_int64
+for threads in (1, 3):
+    made = engine.espy_create(at(units), count(len(units)), at(weights), count(len(weights)), threads)
+    made, size, mask_at = ctypes.c_void_p(made), (count(height), count(width)), at(mask) if masks else None
+    failed = engine.espy_run(made, at(picture), *size, mask_at, at(scores), count(floats), None)
+    assert not failed, engine.espy_last_error()
+    engine.espy_destroy(made)
+print(np.isfinite(scores).all())
+"""
+
+
+@pytest.mark.native
+@pytest.mark.parametrize(
+    ("task", "height", "width", "floats"),
+    [
+        ("segment", 61, 83, 3 * 61 * 83), ("segment", 16, 16, 3 * 16 * 16), ("classify", 61, 83, 3), ("classify", 16, 16, 3),
+        ("detect", 95, 95, 8 * len(priors(95))), ("detect", 16, 16, 8 * len(priors(16))),
+    ],
+)  # fmt: skip
+def test_sanitizers_find_nothing_in_a_network_that_runs(sanitized, tmp_path, task, height, width, floats):
+    network = build("espnetv2", task=task, width=0.5, classes=3, seed=0)
+    arrays = {name: tensor.numpy() for name, tensor in weights_of(network).items()}
+    program = lower(network.spec, arrays, Preprocess((96, 96)))
+    np.save(tmp_path / "units.npy", program.units)
+    np.save(tmp_path / "weights.npy", program.weights)
+    files = tmp_path / "units.npy", tmp_path / "weights.npy"
+    assert sanitized(RUN, *files, height, width, int(task == "segment"), floats).strip() == "True"
 
 
 @pytest.mark.native

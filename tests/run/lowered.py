@@ -10,10 +10,12 @@ import torch.nn.functional as F
 
 FORMAT = 1
 KINDS = (
-    "FIRST", "POOL", "CONV", "EESP", "DOWN", "ESP", "AFFINE", "RESIZE", "UP2", "MERGE", "PYRAMID", "SEGMENT", "SEGMENT2"
+    "FIRST", "POOL", "CONV", "EESP", "DOWN", "ESP", "AFFINE", "RESIZE", "UP2", "MERGE", "PYRAMID", "SEGMENT", "SEGMENT2",
+    "MEAN", "SCORES",
 )  # fmt: skip
 PICTURE, MASK, SCORES = "picture", "mask", "scores"
-"""Among the maps: the picture, uint8 [height, width, 3] RGB; the mask, uint8 [height, width]; the logits it was made of."""
+"""Among the maps: the picture, uint8 [height, width, 3] RGB; the mask, uint8 [height, width]; the logits it was made of, or the
+scores of a program without a mask."""
 
 
 def units_of(program_units):
@@ -30,7 +32,10 @@ def units_of(program_units):
 
 
 def run_program(program_units, weights, picture):
-    """(mask uint8 [height, width], logits float64 [classes, height, width]) of a picture, uint8 [height, width, 3]."""
+    """(mask uint8 [height, width], logits float64 [classes, height, width]) of a picture, uint8 [height, width, 3].
+
+    Of a program without a mask: (None, scores float64 [n]).
+    """
     maps, at = {PICTURE: torch.as_tensor(picture)}, 0
     for kind, ints in units_of(program_units):
         need = count_floats(kind, ints, maps)
@@ -38,7 +43,7 @@ def run_program(program_units, weights, picture):
         maps |= run_unit(kind, ints, weights[at : at + need], maps)
         at += need
     assert at == len(weights)
-    return maps[MASK], maps[SCORES]
+    return maps.get(MASK), maps[SCORES]
 
 
 def count_floats(kind, ints, maps):
@@ -99,7 +104,7 @@ def shapes_of(kind, ints, maps):
         return [(m, p, 3, 3), (m * p,), (m * p,), (m * p,), (p, m, 3, 3), (p,), (p,), (co, p), (co,), (co,)]
     if kind == "SEGMENT2":
         return [(channels(ints[0]), ints[1], 2, 2)]
-    return []  # POOL, RESIZE, SEGMENT
+    return []  # POOL, RESIZE, SEGMENT, MEAN, SCORES
 
 
 # Steps
@@ -277,10 +282,21 @@ def segment2(ints, parts, maps):
     return decided(doubled(maps[ints[0]], parts[0], tuple(maps[PICTURE].shape[:2])))
 
 
+def mean(ints, parts, maps):
+    return {ints[1]: maps[ints[0]].mean((1, 2), keepdim=True)}
+
+
+def scores(ints, parts, maps):
+    return {SCORES: torch.cat([maps[number].permute(1, 2, 0).reshape(-1) for number in ints[1 : 1 + ints[0]]])}
+
+
 UNITS = dict(
     zip(
         KINDS,
-        (first, pooling, convolution, eesp, down, esp, affine, resizing, up2, merge, pyramid, segment, segment2),
+        (
+            first, pooling, convolution, eesp, down, esp, affine, resizing, up2, merge, pyramid, segment, segment2, mean,
+            scores,
+        ),
         strict=True,
     )
-)
+)  # fmt: skip

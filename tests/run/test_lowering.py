@@ -1,4 +1,4 @@
-"""A lowered network is the same function: interpreted as the engine's header file says, it gives the network's logits."""
+"""A lowered network is the same function: interpreted as the engine's header file says, it gives what the network gives."""
 
 import numpy as np
 import pytest
@@ -6,15 +6,14 @@ import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from lowered import run_program, run_unit, shapes_of, units_of
-from torch import nn
+from random_networks import arrays_of, given_by, random_network
 
 from espy import bundle
 from espy.errors import EngineError, ModelError
 from espy.header import Preprocess, read_safetensors
-from espy.nn.build import build, weights_of, with_weights
-from espy.nn.deployed import logits
+from espy.nn.build import build, with_weights
 from espy.run.lowering import lower
-from espy.spec import make
+from espy.spec import WIDTHS, make
 from samples import noise
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -24,34 +23,8 @@ RGB = Preprocess((64, 96))
 BGR = Preprocess((64, 96), order="BGR", scale=1.0, mean=(72.4, 82.9, 73.2), std=(11598.0, 12117.0, 11900.0))
 
 
-def random_network(spec, seed):
-    """In eval mode, with norms and slopes as training may leave them."""
-    network = build(spec, seed=seed).eval()
-    generator = torch.Generator().manual_seed(seed)
-
-    def drawn(low, high, like):
-        return low + (high - low) * torch.rand(like.shape, generator=generator)
-
-    with torch.no_grad():
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.weight.copy_(drawn(0.5, 1.5, module.weight) * drawn(-1, 4, module.weight).sign())
-                module.bias.copy_(drawn(-0.5, 0.5, module.bias))
-                module.running_mean.copy_(drawn(-0.5, 0.5, module.running_mean))
-                module.running_var.copy_(drawn(0.25, 2, module.running_var))
-            elif isinstance(module, nn.PReLU):
-                module.weight.copy_(drawn(-0.5, 1.2, module.weight))
-            elif isinstance(module, nn.Conv2d) and module.bias is not None:
-                module.bias.copy_(drawn(-0.5, 0.5, module.bias))
-    return network
-
-
-def arrays_of(network):
-    return {name: tensor.numpy() for name, tensor in weights_of(network).items()}
-
-
 def error(network, preprocess, picture):
-    """The largest difference of a logit, relative to the largest logit, between a network and its program."""
+    """The largest difference of a score, relative to the largest score, between a network and its program."""
     program = lower(network.spec, arrays_of(network), preprocess)
     assert (program.units.dtype, program.weights.dtype) == (np.int64, np.float32)
     mask, found = run_program(program.units, program.weights, picture)
@@ -59,9 +32,9 @@ def error(network, preprocess, picture):
     x = x.flip(1) if preprocess.order == "BGR" else x
     x = x * preprocess.scale - torch.tensor(preprocess.mean).double().view(1, 3, 1, 1)
     with torch.no_grad():
-        wanted = logits(network.double(), x / torch.tensor(preprocess.std).double().view(1, 3, 1, 1))[0]
-    assert found.shape == wanted.shape == (program.classes, *picture.shape[:2])
-    assert (mask == wanted.argmax(0)).double().mean() > 0.999
+        wanted = given_by(network.double(), x / torch.tensor(preprocess.std).double().view(1, 3, 1, 1))
+    assert found.shape == wanted.shape
+    assert mask is None if network.spec.task != "segment" else (mask == wanted.argmax(0)).double().mean() > 0.999
     largest = float(wanted.abs().max()) or 1.0  # ReLU may leave nothing of a random network
     return float((found - wanted).abs().max()) / largest
 
@@ -77,6 +50,11 @@ PUBLISHED = {
     "espnet-b": {"network": "espnet", "variant": "B", "alpha3": 1, "align_corners": False},
     "espnet-a": {"network": "espnet", "variant": "A", "alpha3": 1},
     "espnet by the article": {"network": "espnet", "arrangement": "branch"},
+    **{
+        f"espnetv2 of classes s={s}": {"network": "espnetv2", "task": "classify", "width": s, "classes": 1000}
+        for s in WIDTHS
+    },
+    **{f"espnetv2 of boxes s={s}": {"network": "espnetv2", "task": "detect", "width": s} for s in (0.5, 2.0)},
 }
 
 
@@ -86,7 +64,7 @@ def test_a_program_is_its_network(name, preprocess):
     assert error(random_network(PUBLISHED[name], seed=1), preprocess, noise(45, 66)) < WITHIN
 
 
-@pytest.mark.parametrize("name", ["street-small", "camvid", "objects"])
+@pytest.mark.parametrize("name", ["street-small", "camvid", "objects", "imagenette", "bccd"])
 def test_a_bundled_model_s_program_is_the_model(name):
     header, arrays = read_safetensors(bundle.path(name, ".safetensors"))
     assert error(with_weights(header.spec, arrays), header.preprocess, noise(64, 96)) < WITHIN
@@ -115,6 +93,8 @@ def choices(network, fields):
 networks = st.one_of(
     choices("espnetv2", pyramids),
     choices("espnetv2_first", encoders),
+    choices("espnetv2", encoders | {"task": st.just("classify")}),
+    choices("espnetv2", encoders | {"task": st.just("detect"), "classes": st.integers(1, 9)}),
     choices("espnet", espnets),
     choices("espnet", espnets | {"variant": st.sampled_from(["C", "full"]), "reinforce": st.booleans()}),
 )
@@ -151,6 +131,19 @@ def test_a_network_s_units_are_its_figure():
     ]  # fmt: skip
 
 
+def test_a_classifier_s_units_are_its_figure():
+    units = units_of(lowered({"network": "espnetv2", "width": 0.5, "task": "classify"}).units)
+    level = ["CONV", "DOWN"]
+    assert [kind for kind, _ in units] == [
+        "FIRST", "POOL", "POOL", "POOL", *level, *level, *["EESP"] * 3, *level, *["EESP"] * 7, "DOWN", *["EESP"] * 3,
+        "CONV", "CONV", "MEAN", "CONV", "SCORES",
+    ]  # fmt: skip
+
+
+def test_many_classes_are_no_mask():
+    assert len(lowered({"network": "espnetv2", "width": 0.5, "task": "classify", "classes": 257}).units)
+
+
 def test_a_map_has_sums_where_a_gate_reads_its_mean_and_nowhere_else():
     units = units_of(lowered({"network": "espnetv2", "width": 0.5}).units)
     place = {"FIRST": 0, "EESP": 1, "DOWN": 2}
@@ -180,9 +173,8 @@ def test_weights_too_small_to_matter_are_zero():
 @pytest.mark.parametrize(
     ("network", "says"),
     [
-        (make("espnetv2", task="classify", width=0.5), "engine native has no classification yet: take engine torch"),
-        (make("espnetv2", task="detect", width=0.5), "engine native has no detection yet: take engine torch"),
         (make("espnetv2", width=0.5, activation="silu"), "engine native has no activation silu: take engine torch"),
+        (make("espnetv2", task="detect", activation="silu"), "engine native has no activation silu: take engine torch"),
         (make("espnet", classes=257), "a mask holds at most 256 classes, not 257"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The project's own engine: the masks and logits of the others, from any thread, until it is closed; one line without it."""
+"""The project's own engine: what the others give, from any thread, until it is closed; one line without it."""
 
 import gc
 import importlib
@@ -10,15 +10,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
+from random_networks import arrays_of, given_by, random_network
 
-from espy import load
+from espy import bundle, load
 from espy.errors import EngineError, ModelError
-from espy.header import read_safetensors, write_safetensors
+from espy.header import Preprocess, read_safetensors, write_safetensors
 from espy.run import choice
 from espy.run.choice import candidates
 from espy.run.engines import load_engine
 from espy.run.engines.torch import Torch
-from samples import noise, scene
+from espy.run.lowering import lower
+from espy.spec import make
+from samples import PHOTOS, noise, scene
+
+PLAIN = Preprocess((64, 64), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 
 @pytest.fixture
@@ -30,6 +37,29 @@ def native():
 
 def pictures(n, height, width, seed=0):
     return np.stack([scene(height, width, seed + k) for k in range(n)])
+
+
+@pytest.fixture
+def library(native):
+    """The functions of the library."""
+    return sys.modules[native.__module__].library()
+
+
+def written(library, program, picture, room, threads=1, mask=None):
+    """The scores, float32 [room], that a run of a program writes; `room` None asks for none. Asserts that nothing failed."""
+    scores = None if room is None else np.zeros(max(room, 1), np.float32)
+    engine = library.espy_create(
+        program.units.ctypes.data, len(program.units), program.weights.ctypes.data, len(program.weights), threads
+    )
+    assert engine, library.espy_last_error()
+    try:
+        to = [None if array is None else array.ctypes.data for array in (mask, scores)]
+        height, width, _ = picture.shape
+        failed = library.espy_run(engine, picture.ctypes.data, height, width, *to, room or 0, None)
+        assert not failed, library.espy_last_error().decode()
+        return scores
+    finally:
+        library.espy_destroy(engine)
 
 
 def alike(engine, reference, image):
@@ -49,6 +79,110 @@ def test_masks_and_logits_are_those_of_pytorch_at_any_size_in_any_batch(native, 
     engine, reference = native(path, threads=threads, precision="float32"), Torch(path, threads=1, precision="float32")
     for n, height, width in [(1, 64, 96), (3, 32, 48), (2, 61, 83), (1, 16, 16)]:
         assert alike(engine, reference, pictures(n, height, width, seed=n))
+
+
+# Classes
+
+
+def test_probabilities_are_those_of_pytorch_at_any_size_in_any_batch(native, tiny_classifier, one_thread):
+    engine, reference = (kind(tiny_classifier, threads=1, precision="float32") for kind in (native, Torch))
+    assert engine.task == "classify"
+    for n, height, width in [(1, 64, 64), (3, 32, 48), (2, 61, 83), (1, 16, 16)]:
+        image = pictures(n, height, width, seed=n)
+        one, two = engine.run(image, scores=True)["scores"], reference.run(image)["scores"]
+        assert one.dtype == np.float32
+        assert one.shape == two.shape == (n, 7)
+        assert np.abs(one - two).max() <= 1e-4 * two.max()
+
+
+def test_the_bundled_classifier_names_photos_as_pytorch_does(native, one_thread):
+    with load("imagenette", engine="native", threads=1) as ours, load("imagenette", engine="torch", threads=1) as other:
+        assert ours.engine.name == "native"
+        for photo in sorted(PHOTOS.glob("*.jpg")):
+            one, two = ours(photo), other(photo)
+            assert one.top(1)[0][0] == two.top(1)[0][0]
+            assert np.abs(one.probabilities - two.probabilities).max() <= 1e-4 * two.probabilities.max()
+
+
+# Boxes
+
+
+def same_things(one, two):
+    """Whether each of both has one of the same kind within 0.1 px, scored the same; rounding may exchange neighbours."""
+    same = (one[:, None, :2] == two[:, :2]).all(2) & (np.abs(one[:, None, 2] - two[:, 2]) <= 1e-4)
+    same &= (np.abs(one[:, None, 3:] - two[:, 3:]) < 0.1).all(2)
+    return len(one) == len(two) > 0 and same.any(1).all() and same.any(0).all()
+
+
+def test_things_are_those_of_pytorch_in_any_batch(native, tiny_detector, one_thread):
+    engine, reference = (kind(tiny_detector, threads=1, precision="float32") for kind in (native, Torch))
+    assert engine.task == "detect"
+    for n in (1, 3):
+        image = pictures(n, 96, 96, seed=n)
+        one, two = engine.run(image)["detections"], reference.run(image)["detections"]
+        assert one.dtype == np.float32
+        assert set(one[:, 0]) == set(range(n))
+        assert same_things(one, two)
+
+
+def test_the_bundled_detector_finds_in_photos_what_it_finds_on_pytorch(native, one_thread):
+    path = bundle.path("bccd", ".safetensors")
+    engine, reference = (kind(path, threads=1, precision="float32") for kind in (native, Torch))
+    for photo in sorted(PHOTOS.glob("*.jpg")):
+        with Image.open(photo) as opened:
+            image = np.asarray(opened.convert("RGB").resize((320, 320)))[None]
+        assert same_things(engine.run(image)["detections"], reference.run(image)["detections"])
+
+
+def test_a_detector_sees_pictures_of_its_size_alone(native, tiny_detector):
+    engine = native(tiny_detector, threads=1, precision="float32")
+    with pytest.raises(EngineError, match="height 64, width 96 does not fit: the file takes only height 96, width 96"):
+        engine.run(pictures(1, 64, 96))
+
+
+# What the library writes, from maps of a few pixels on
+
+SMALL = {"classify": [(16, 16), (17, 40), (33, 31), (64, 96)], "detect": [(16, 16), (33, 33), (95, 95)]}
+
+
+@pytest.mark.parametrize("task", SMALL)
+def test_scores_of_maps_down_to_one_pixel_are_pytorchs_and_the_same_bytes_on_any_threads(library, task, one_thread):
+    network = random_network(make("espnetv2", task=task, width=0.5, classes=3), seed=0)
+    program = lower(network.spec, arrays_of(network), PLAIN)
+    for height, width in SMALL[task]:
+        picture = noise(height, width)
+        with torch.no_grad():
+            wanted = given_by(network, torch.from_numpy(picture)[None].permute(0, 3, 1, 2) / 255).numpy()
+        found = [written(library, program, picture, len(wanted), threads) for threads in (1, 2, 3)]
+        assert np.abs(found[0] - wanted).max() <= 1e-4 * np.abs(wanted).max()
+        assert found[0].tobytes() == found[1].tobytes() == found[2].tobytes()
+
+
+def test_scores_that_do_not_fit_their_room_are_refused_before_any_is_written(library, tiny_espnet, tiny_classifier):
+    for path, many, mask in [(tiny_espnet, 4 * 32 * 48, np.zeros((32, 48), np.uint8)), (tiny_classifier, 7, None)]:
+        header, arrays = read_safetensors(path)
+        program, picture = lower(header.spec, arrays, header.preprocess), noise(32, 48)
+        assert written(library, program, picture, many, mask=mask).any()
+        for room in (many - 1, many + 1, 0, -1):
+            with pytest.raises(AssertionError, match=rf"there are {many} scores, and room for {room}"):
+                written(library, program, picture, room, mask=mask)
+
+
+def test_masks_and_scores_are_asked_of_networks_that_give_them(library, tiny_espnet, tiny_classifier):
+    programs = []
+    for path in (tiny_espnet, tiny_classifier):
+        header, arrays = read_safetensors(path)
+        programs.append(lower(header.spec, arrays, header.preprocess))
+    picture, mask = noise(32, 48), np.zeros((32, 48), np.uint8)
+    with pytest.raises(AssertionError, match="no mask to write to"):
+        written(library, programs[0], picture, 4 * 32 * 48)
+    with pytest.raises(AssertionError, match="this network gives no mask"):
+        written(library, programs[1], picture, 7, mask=mask)
+    with pytest.raises(AssertionError, match="no scores to write to"):
+        written(library, programs[1], picture, None)
+
+
+# As an engine
 
 
 def test_pictures_that_are_no_whole_memory_are_read_as_they_are_seen(native, tiny_espnet):
@@ -144,12 +278,6 @@ def test_what_the_library_says_of_a_failure_is_the_error(native, tiny_espnet):
         engine.run(np.zeros((1, 0, 96, 3), np.uint8))
     assert "\n" not in str(caught.value)
     assert engine.run(pictures(1, 64, 96))["mask"].shape == (1, 64, 96)
-
-
-@pytest.mark.parametrize("model", ["tiny_classifier", "tiny_detector"])
-def test_a_task_that_it_does_not_have_yet_is_one_line(native, model, request):
-    with pytest.raises(EngineError, match=r"engine native has no .* yet: take engine torch"):
-        native(request.getfixturevalue(model), threads=1, precision="float32")
 
 
 def test_another_precision_is_refused(native, tiny_espnet):

@@ -14,9 +14,7 @@ from espy.nn.espnetv2 import Encoder
 from espy.nn.segment import Pyramid
 from espy.nn.units import cba, conv, up, xavier
 from espy.priors import PER_CELL
-from espy.spec import V2_EPS
-
-SCALES = ((2, 1), (1, 1), (1, 2), (1, 4))  # 2, 1, 0.5, 0.25; G₆ is seen at the first two alone, G₅ at three
+from espy.spec import DETECTOR_SCALES, DETECTOR_WIDTHS, V2_EPS
 
 
 class Detector(nn.Module):
@@ -30,15 +28,15 @@ class Detector(nn.Module):
         super().__init__()
         style: dict[str, Any] = {"activation": activation, "eps": eps}
         _, _, c3, c4, _, c5 = encoder.channels
-        c6, c7, c8 = 512, 256, 128
+        c6, c7, c8 = DETECTOR_WIDTHS
         self.encoder = encoder
         self.extra6 = nn.Sequential(cba(c5, c5, 3, stride=2, groups=c5, **style), cba(c5, c6, 1, **style))
         self.extra7 = nn.Sequential(cba(c6, c6, 3, stride=2, groups=c6, **style), cba(c6, c7, 1, **style))
         self.extra8 = nn.Sequential(conv(c7, c8, 1), nn.ReLU())
-        self.mix6 = Pyramid(c7 + c6, c6, c6 // 5, scales=SCALES[:2], **style)
-        self.mix5 = Pyramid(c6 + c5, c5, c5 // 5, scales=SCALES[:3], **style)
-        self.mix4 = Pyramid(c5 + c4, c4, c4 // 5, scales=SCALES, **style)
-        self.mix3 = Pyramid(c4 + c3, c3, c3 // 5, scales=SCALES, **style)
+        self.mix6 = Pyramid(c7 + c6, c6, c6 // 5, scales=DETECTOR_SCALES[:2], **style)
+        self.mix5 = Pyramid(c6 + c5, c5, c5 // 5, scales=DETECTOR_SCALES[:3], **style)
+        self.mix4 = Pyramid(c5 + c4, c4, c4 // 5, scales=DETECTOR_SCALES, **style)
+        self.mix3 = Pyramid(c4 + c3, c3, c3 // 5, scales=DETECTOR_SCALES, **style)
         self.heads = nn.ModuleList(Head(c, classes) for c in (c3, c4, c5, c6, c7, c8))
         xavier(self)
 

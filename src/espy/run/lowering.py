@@ -1,4 +1,4 @@
-"""From a segmentation network and its weights to what the native engine takes: units as integers, what they name as floats.
+"""From a network and its weights to what the native engine takes: units as integers, what they name as floats.
 
 The form of both is that of native/include/espy_engine.h; maps, names and fractions of the picture's size are those of `espy.nn`.
 Batch norms are folded, in float64, into the convolution before them or into a factor and a shift.
@@ -15,7 +15,10 @@ import numpy as np
 
 from espy.errors import EngineError, ModelError
 from espy.header import MASK_CLASSES, Preprocess
+from espy.priors import PER_CELL
 from espy.spec import (
+    DETECTOR_SCALES,
+    DETECTOR_WIDTHS,
     DOWN_LIMITS,
     READINGS,
     REPEAT_LIMITS,
@@ -25,6 +28,8 @@ from espy.spec import (
     V2_EPS,
     ESPNet,
     ESPNetv2,
+    ESPNetv2Classifier,
+    ESPNetv2Detector,
     ESPNetv2First,
     Spec,
     eesp_dilations,
@@ -34,7 +39,7 @@ from espy.spec import (
 )
 
 FORMAT = 1
-FIRST, POOL, CONV, EESP, DOWN, ESP, AFFINE, RESIZE, UP2, MERGE, PYRAMID, SEGMENT, SEGMENT2 = range(1, 14)
+FIRST, POOL, CONV, EESP, DOWN, ESP, AFFINE, RESIZE, UP2, MERGE, PYRAMID, SEGMENT, SEGMENT2, MEAN, SCORES = range(1, 16)
 NONE = -1  # in place of a map
 LEAST = (
     1e-30  # a smaller weight is 0: it changes no result, and processors take a hundred times as long for subnormal ones
@@ -43,11 +48,14 @@ LEAST = (
 
 @dataclass(frozen=True)
 class Program:
-    """A network as the native engine takes it: `units` int64 [n], `weights` float32 [m]; its logits are of `classes`."""
+    """A network as the native engine takes it: `units` int64 [n], `weights` float32 [m].
+
+    Its scores are logits: of a segmentation [classes, height, width], of a classification [classes]; of a detection, for each
+    prior, the offsets of its box (4), then the logits of the background and of each kind of thing.
+    """
 
     units: np.ndarray
     weights: np.ndarray
-    classes: int
 
 
 class Conv(NamedTuple):
@@ -67,27 +75,29 @@ class Norm(NamedTuple):
 
 
 def lower(spec: Spec, arrays: dict[str, np.ndarray], preprocess: Preprocess) -> Program:
-    """The program of a segmentation network, its weights by our names, for pictures that are prepared as `preprocess` says.
+    """The program of a network, its weights by our names, for pictures that are prepared as `preprocess` says.
 
     Raises EngineError for what the engine does not run, ModelError where the weights do not belong to the network.
     """
-    if not isinstance(spec, ESPNet | ESPNetv2 | ESPNetv2First):
-        kind = {"classify": "classification", "detect": "detection"}[spec.task]
-        raise EngineError(f"engine native has no {kind} yet: take engine torch or onnxruntime")
     if spec.activation == "silu":
         raise EngineError("engine native has no activation silu: take engine torch or onnxruntime")
-    if spec.classes > MASK_CLASSES:
+    if spec.task == "segment" and spec.classes > MASK_CLASSES:
         raise EngineError(f"a mask holds at most {MASK_CLASSES} classes, not {spec.classes}")
     weights, units = Weights(spec, arrays, turned=preprocess.order == "BGR"), Units()
     with np.errstate(all="ignore"):  # what is not finite is refused at the end
-        if isinstance(spec, ESPNet):
-            _ESPNet(spec, weights, units).forward(preprocess)
-        elif isinstance(spec, ESPNetv2):
-            _ESPNetv2(spec, weights, units).forward(preprocess)
-        else:
-            _ESPNetv2First(spec, weights, units).forward(preprocess)
+        match spec:
+            case ESPNet():
+                _ESPNet(spec, weights, units).forward(preprocess)
+            case ESPNetv2():
+                _ESPNetv2(spec, weights, units).forward(preprocess)
+            case ESPNetv2First():
+                _ESPNetv2First(spec, weights, units).forward(preprocess)
+            case ESPNetv2Classifier():
+                _Classifier(spec, weights, units).forward(preprocess)
+            case ESPNetv2Detector():
+                _Detector(spec, weights, units).forward(preprocess)
         weights.all_taken()
-        return Program(units.integers(), units.floats(), spec.classes)
+        return Program(units.integers(), units.floats())
 
 
 # Weights
@@ -100,7 +110,7 @@ class Weights:
     the last three channels, these three are exchanged.
     """
 
-    def __init__(self, spec: ESPNet | ESPNetv2 | ESPNetv2First, arrays: dict[str, np.ndarray], *, turned: bool) -> None:
+    def __init__(self, spec: Spec, arrays: dict[str, np.ndarray], *, turned: bool) -> None:
         self._left = dict(arrays)
         self._eps = V1_EPS if isinstance(spec, ESPNet) else V2_EPS
         self._activation = spec.activation
@@ -136,8 +146,13 @@ class Weights:
     def ba(self, name: str, c: int) -> Norm:
         return self.bn(f"{name}.bn", c)._replace(slope=self.act(f"{name}.act", c))
 
-    def conv(self, name: str, i: int, o: int, k: int, groups: int = 1) -> Conv:
-        return Conv(self.take(f"{name}.weight", o, i // groups, k, k), np.zeros(o), np.ones(o))
+    def conv(self, name: str, i: int, o: int, k: int, groups: int = 1, *, bias: bool = False) -> Conv:
+        weight = self.take(f"{name}.weight", o, i // groups, k, k)
+        return Conv(weight, self.take(f"{name}.bias", o) if bias else np.zeros(o), np.ones(o))
+
+    def linear(self, name: str, i: int, o: int) -> Conv:
+        """On maps of one pixel."""
+        return Conv(self.take(f"{name}.weight", o, i)[:, :, None, None], self.take(f"{name}.bias", o), np.ones(o))
 
     def cb(self, name: str, i: int, o: int, k: int, groups: int = 1) -> Conv:
         return folded(self.conv(f"{name}.conv", i, o, k, groups), self.bn(f"{name}.bn", o))
@@ -161,10 +176,10 @@ def folded(conv: Conv, norm: Norm, axis: int = 0) -> Conv:
     return Conv(conv.w * norm.scale.reshape(along), conv.bias * norm.scale + norm.shift, norm.slope)
 
 
-def reading_the_picture(spec: ESPNet | ESPNetv2 | ESPNetv2First) -> list[str]:
+def reading_the_picture(spec: Spec) -> list[str]:
     """How the names of weights begin that read the picture, or maps whose last three channels are the picture's."""
     if not isinstance(spec, ESPNet):
-        return ["encoder.level1.conv.", *(f"encoder.down{level}.reinforce.0.conv." for level in (2, 3, 4))]
+        return ["encoder.level1.conv.", *(f"encoder.down{level}.reinforce.0.conv." for level in (2, 3, 4, 5))]
     at = "encoder." if spec.variant == "full" else ""
     names = [f"{at}stem.conv."]
     if spec.reinforced:
@@ -227,11 +242,11 @@ class Units:
         self._add(POOL, [x, out])
         return out
 
-    def conv(self, inputs: Sequence[int], conv: Conv) -> int:
-        """At stride 1, without dilation; the groups follow from the widths."""
+    def conv(self, inputs: Sequence[int], conv: Conv, *, stride: int = 1) -> int:
+        """Without dilation; the groups follow from the widths."""
         o, each, k, _ = conv.w.shape
         out = self._new(o)
-        self._add(CONV, [len(inputs), *inputs, out, o, k, 1, 1, self.width(inputs) // each], *conv)
+        self._add(CONV, [len(inputs), *inputs, out, o, k, 1, stride, self.width(inputs) // each], *conv)
         return out
 
     def eesp(
@@ -312,19 +327,28 @@ class Units:
     def segment2(self, x: int, w: np.ndarray) -> None:
         self._add(SEGMENT2, [x, w.shape[1]], w)
 
+    def mean(self, x: int) -> int:
+        out = self._new(self.channels[x])
+        self._add(MEAN, [x, out])
+        return out
+
+    def scores(self, inputs: Sequence[int]) -> None:
+        self._add(SCORES, [len(inputs), *inputs])
+
 
 # ESPNetv2
 
 
 @dataclass(frozen=True)
 class _Pyramids:
-    """What both networks share: the encoder and its units."""
+    """What the networks on this encoder share: it, its units, and the pyramids of decoders."""
 
-    spec: ESPNetv2 | ESPNetv2First
+    spec: ESPNetv2 | ESPNetv2First | ESPNetv2Classifier | ESPNetv2Detector
     w: Weights
     u: Units
 
-    def encoder(self, preprocess: Preprocess) -> tuple[int, int, int, int]:
+    def encoder(self, preprocess: Preprocess) -> tuple[int, int, int, int, int]:
+        """o₁ to o₄ at 1/2 to 1/16, and the picture at 1/16, where it is fed in."""
         u, reinforced = self.u, self.spec.reinforce
         c1, c2, c3, c4, *_ = encoder_widths(self.spec.width)
         o1, half = u.first(self.w.cba("encoder.level1", 3, c1, 3), preprocess, pooled=reinforced)  # 1/2
@@ -334,7 +358,15 @@ class _Pyramids:
         o2 = self.down(o1, p2, 2, c2)  # 1/4
         o3 = self.repeated(self.down(o2, p3, 3, c3), 3)  # 1/8
         o4 = self.repeated(self.down(o3, p4, 4, c4), 4)  # 1/16
-        return o1, o2, o3, o4
+        return o1, o2, o3, o4, p4
+
+    def level5(self, o4: int, picture: int) -> int:
+        """o₅ at 1/32; `picture` at 1/32, or none."""
+        w, (*_, c5, c6) = self.w, encoder_widths(self.spec.width)
+        x = self.repeated(self.down(o4, picture, 5, c5), 5)
+        for number, o, k, groups in ((REPEATS[3], c5, 3, c5), (REPEATS[3] + 1, c6, 1, 4)):
+            x = self.u.conv([x], w.cba(f"encoder.level5.{number}", c5, o, k, groups))
+        return x
 
     def repeated(self, x: int, level: int) -> int:
         for number in range(REPEATS[level - 2]):
@@ -371,32 +403,33 @@ class _Pyramids:
         end = Conv(project, bias, w.act(f"{at}.act", o))
         return self.u.down(x, picture, reduce, dilations, stages, fuse, expand.w, end, hff=self.spec.hff)
 
+    def pyramid(
+        self, at: str, x: int, o: int, scales: Sequence[tuple[int, int]] = SCALES, *, last: bool = False
+    ) -> int:
+        """Behind its projection."""
+        w, p, m = self.w, self.u.channels[x], len(scales)
+        stages = np.stack([w.take(f"{at}.stages.{j}.weight", p, 1, 3, 3) for j in range(m)])
+        join, merge = w.ba(f"{at}.join", m * p), w.cba(f"{at}.merge", m * p, p, 3, p)
+        out = w.conv(f"{at}.out", p, o, 1, bias=last)
+        return self.u.pyramid(x, scales, stages, join, merge, out if last else folded(out, w.ba(f"{at}.end", o)))
+
 
 @dataclass(frozen=True)
 class _ESPNetv2(_Pyramids):
     spec: ESPNetv2
 
     def forward(self, preprocess: Preprocess) -> None:
-        o1, o2, o3, o4 = self.encoder(preprocess)
+        o1, o2, o3, o4, _ = self.encoder(preprocess)
         d1, d2, d3 = 4 * self.spec.base, 3 * self.spec.base, 2 * self.spec.base
         y = self.u.conv([o4], self.projection(1, self.u.channels[o4]))
-        y = self.pyramid(1, y, d1)  # 1/16
-        y = self.pyramid(2, self.merge(2, o3, y), d2)  # 1/8
-        y = self.pyramid(3, self.merge(3, o2, y), d3)  # 1/4
-        y = self.pyramid(4, self.merge(4, o1, y), self.spec.classes, last=True)  # 1/2
+        y = self.pyramid("pyramid1", y, d1)  # 1/16
+        y = self.pyramid("pyramid2", self.merge(2, o3, y), d2)  # 1/8
+        y = self.pyramid("pyramid3", self.merge(3, o2, y), d3)  # 1/4
+        y = self.pyramid("pyramid4", self.merge(4, o1, y), self.spec.classes, last=True)  # 1/2
         self.u.segment(y, align=True)
 
     def projection(self, number: int, i: int) -> Conv:
         return self.w.cba(f"pyramid{number}.project", i, self.spec.pyramid_width, 1)
-
-    def pyramid(self, number: int, x: int, o: int, *, last: bool = False) -> int:
-        """Behind its projection."""
-        w, at, p, m = self.w, f"pyramid{number}", self.u.channels[x], len(SCALES)
-        stages = np.stack([w.take(f"{at}.stages.{j}.weight", p, 1, 3, 3) for j in range(m)])
-        join, merge = w.ba(f"{at}.join", m * p), w.cba(f"{at}.merge", m * p, p, 3, p)
-        out = w.conv(f"{at}.out", p, o, 1)
-        end = out._replace(bias=w.take(f"{at}.out.bias", o)) if last else folded(out, w.ba(f"{at}.end", o))
-        return self.u.pyramid(x, SCALES, stages, join, merge, end)
 
     def merge(self, number: int, skip: int, coarse: int) -> int:
         """The gated skip, what is coarser added to it, and the projection of the pyramid that follows."""
@@ -412,7 +445,7 @@ class _ESPNetv2First(_Pyramids):
 
     def forward(self, preprocess: Preprocess) -> None:
         u, w, c = self.u, self.w, self.spec.classes
-        o1, o2, o3, o4 = self.encoder(preprocess)
+        o1, o2, o3, o4, _ = self.encoder(preprocess)
         c1, c2, c3, c4 = (u.channels[o] for o in (o1, o2, o3, o4))
         r4 = u.conv([o4], w.cba("reduce4", c4, c3, 1))
         m = u.join([o3, u.resize(r4, o3)])  # 1/8
@@ -429,6 +462,56 @@ class _ESPNetv2First(_Pyramids):
             f = u.pool(f)
             parts.append(u.resize(u.conv([f], w.conv(f"pyramid.stages.{number}", c, c, 3, c)), v))
         return u.conv(parts, w.cba("pyramid.project", c * (steps + 1), c, 1))
+
+
+@dataclass(frozen=True)
+class _Classifier(_Pyramids):
+    spec: ESPNetv2Classifier
+
+    def forward(self, preprocess: Preprocess) -> None:
+        *_, o4, _ = self.encoder(preprocess)
+        mean = self.u.mean(self.level5(o4, NONE))
+        self.u.scores([self.u.conv([mean], self.w.linear("classifier", self.u.channels[mean], self.spec.classes))])
+
+
+@dataclass(frozen=True)
+class _Detector(_Pyramids):
+    spec: ESPNetv2Detector
+
+    def forward(self, preprocess: Preprocess) -> None:
+        u, w = self.u, self.w
+        c6, c7, c8 = DETECTOR_WIDTHS
+        _, _, f3, f4, picture = self.encoder(preprocess)  # 1/8, 1/16
+        f5 = self.level5(f4, picture if picture == NONE else u.pool(picture))  # 1/32
+        f6 = self.extra("extra6", f5, c6)  # 1/64
+        f7 = self.extra("extra7", f6, c7)  # 1/128
+        f8 = u.conv([u.mean(f7)], w.conv("extra8.0", c7, c8, 1)._replace(slope=np.zeros(c8)))
+        maps = [f7, f8]
+        for number, f in ((6, f6), (5, f5), (4, f4), (3, f3)):
+            maps.insert(0, self.mix(f"mix{number}", maps[0], f, DETECTOR_SCALES[: 8 - number]))
+        u.scores([u.conv([x], self.head(f"heads.{number}", u.channels[x])) for number, x in enumerate(maps)])
+
+    def extra(self, at: str, x: int, o: int) -> int:
+        i = self.u.channels[x]
+        x = self.u.conv([x], self.w.cba(f"{at}.0", i, i, 3, i), stride=2)
+        return self.u.conv([x], self.w.cba(f"{at}.1", i, o, 1))
+
+    def mix(self, at: str, coarse: int, x: int, scales: Sequence[tuple[int, int]]) -> int:
+        o = self.u.channels[x]
+        project = self.w.cba(f"{at}.project", self.u.channels[coarse] + o, o // 5, 1)
+        return self.pyramid(at, self.u.conv([self.u.resize(coarse, x), x], project), o, scales)
+
+    def head(self, at: str, i: int) -> Conv:
+        """What a cell says of each of its priors: box, then classes."""
+        parts = [
+            self.w.conv(f"{at}.{name}", i, PER_CELL * each, 1, bias=True)
+            for name, each in (("box", 4), ("score", 1 + self.spec.classes))
+        ]
+        w, bias, slope = (
+            np.concatenate([array.reshape(PER_CELL, -1, *array.shape[1:]) for array in arrays], 1)
+            for arrays in zip(*parts, strict=True)
+        )
+        return Conv(w.reshape(-1, i, 1, 1), bias.ravel(), slope.ravel())
 
 
 # ESPNet

@@ -16,12 +16,14 @@ import numpy as np
 from espy.errors import EngineError, ModelError
 from espy.header import read_safetensors
 from espy.machine import available_threads
-from espy.run.engines import check_precision
+from espy.priors import decode, priors
+from espy.run.engines import check_precision, check_side
 from espy.run.lowering import lower
+from espy.run.nms import detections
 
 
 class Native:
-    """Runs `.safetensors` files of segmentation networks in float32, one picture after the other."""
+    """Runs `.safetensors` files in float32, one picture after the other."""
 
     name = "native"
     version = espy_engine.__version__
@@ -34,7 +36,9 @@ class Native:
             program = lower(header.spec, arrays, header.preprocess)
         except ModelError as error:
             raise ModelError(f"{path}: {error}") from None
-        self.task, self._classes = header.task, program.classes
+        self.task, self._classes = header.task, header.spec.classes
+        self._side = header.preprocess.size[0]
+        self._priors = priors(self._side) if self.task == "detect" else None
         self._library = library()
         self._engine = self._library.espy_create(
             program.units.ctypes.data, len(program.units), program.weights.ctypes.data, len(program.weights),
@@ -49,21 +53,36 @@ class Native:
     def run(self, image: np.ndarray, *, scores: bool = False) -> dict[str, np.ndarray]:
         if image.dtype != np.uint8 or image.ndim != 4 or image.shape[3] != 3:
             raise EngineError(f"engine native takes uint8 [N, height, width, 3], not {image.dtype} {list(image.shape)}")
+        if self._priors is not None:
+            check_side(self.name, image, (1, self._side, self._side, 3))
         image = np.ascontiguousarray(image)
         n, height, width, _ = image.shape
-        found = {"mask": np.empty((n, height, width), np.uint8)}
-        if scores:
-            found["scores"] = np.empty((n, self._classes, height, width), np.float32)
+        mask = np.empty((n, height, width), np.uint8) if self.task == "segment" else None
+        logits = np.empty((n, *self._logits(height, width)), np.float32) if mask is None or scores else None
         with self._alone:
             if not self._end.alive:
                 raise EngineError("the engine is closed")
             for k in range(n):
-                logits = found["scores"][k].ctypes.data if scores else None
                 if self._library.espy_run(
-                    self._engine, image[k].ctypes.data, height, width, found["mask"][k].ctypes.data, logits, None
-                ):
+                    self._engine, image[k].ctypes.data, height, width, _at(mask, k), _at(logits, k),
+                    0 if logits is None else logits[k].size, None,
+                ):  # fmt: skip
                     raise EngineError(f"engine native failed: {_last_error(self._library)}")
-        return found
+        return self._finished(mask, logits)
+
+    def _logits(self, height: int, width: int) -> tuple[int, ...]:
+        """The shape of what a picture's scores are in the library."""
+        if self._priors is not None:
+            return len(self._priors), 4 + 1 + self._classes
+        return (self._classes, height, width) if self.task == "segment" else (self._classes,)
+
+    def _finished(self, mask: np.ndarray | None, logits: np.ndarray | None) -> dict[str, np.ndarray]:
+        if logits is None or mask is not None:
+            return {name: array for name, array in (("mask", mask), ("scores", logits)) if array is not None}
+        if self._priors is None:
+            return {"scores": softmax(logits)}
+        boxes = np.stack([self._side * decode(one[:, :4], self._priors) for one in logits])
+        return {"detections": detections(softmax(logits[..., 4:].swapaxes(1, 2))[:, 1:], boxes)}
 
     def close(self) -> None:
         with self._alone:
@@ -86,10 +105,22 @@ def library() -> Any:
         raise EngineError(f"{path}: cannot be loaded ({error}): install espy-engine again") from None
     address, count = ctypes.c_void_p, ctypes.c_int64
     create.restype, create.argtypes = address, (address, count, address, count, ctypes.c_int32)
-    run.restype, run.argtypes = ctypes.c_int32, (address, address, count, count, address, address, address)
+    run.restype, run.argtypes = ctypes.c_int32, (address, address, count, count, address, address, count, address)
     destroy.restype, destroy.argtypes = None, (address,)
     why.restype, why.argtypes = ctypes.c_char_p, ()
     return loaded
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities [N, classes, ...] of logits."""
+    grown = np.exp(logits - logits.max(1, keepdims=True))
+    found: np.ndarray = grown / grown.sum(1, keepdims=True)
+    return found
+
+
+def _at(arrays: np.ndarray | None, k: int) -> int | None:
+    """Where the k-th of several arrays lies."""
+    return None if arrays is None else arrays[k].ctypes.data
 
 
 def _last_error(loaded: Any) -> str:
