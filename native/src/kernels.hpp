@@ -84,6 +84,25 @@ KERNEL void dense(const Packed& p, const float* const* rows, long x, int vectors
   }
 }
 
+// ---- Narrow maps: as many rows as fit lie side by side in a strip, so that a vector holds pixels of several. What a row's last vector
+// holds too much is overwritten by the next row.
+
+KERNEL void lay_beside(const float* row, int width, float* strip) {
+  for (int x = 0; x < width; x += L) store(strip + x, load(row + x));
+}
+
+// A 1 x 1 of `many` rows from y on: its inputs as strips, its outputs as the channels of `out` from c on.
+static void dense_abreast(const Packed& p, const float* const* strips, int many, int y, const End& end, float* made, const Map& out, int c) {
+  const int width = out.width;
+  dense(p, strips, 0, (many * width + L - 1) / L, [&](int o, int v, V s) {
+    store(made + o * PITCH + v * L, prelu(add(s, set(end.bias[c + o])), set(end.slope[c + o])));
+  });
+  for (int r = 0; r < many; r++) {
+    float* to = out.line_to(y + r) + c * out.plane;
+    for (int o = 0; o < p.outputs; o++, to += out.plane) lay_beside(made + o * PITCH + r * width, width, to);
+  }
+}
+
 // ---- Even and odd pixels
 
 // A row's even and odd pixels, as many vectors as hold half of them.
@@ -184,7 +203,27 @@ static void pool(const Pool& u, const Slab& slab) {
   }
 }
 
+static void narrow_conv(const Conv& u, const Slab& slab) {
+  const int ci = u.in.channels, inputs = ci / u.groups, outputs = u.weights[0].outputs, width = u.out.width;
+  float* free = slab.scratch;
+  float* strips = scratch_after(free, (long)ci * PITCH);
+  float* made = scratch_after(free, (long)outputs * PITCH);
+  const float** rows = reinterpret_cast<const float**>(scratch_after(free, 2L * ci));
+  for (int c = 0; c < ci; c++) rows[c] = strips + (long)c * PITCH;
+  for (int y = slab.from, many; y < slab.to; y += many) {
+    many = least(abreast(width), slab.to - y);
+    for (int r = 0; r < many; r++) {
+      float* to = strips + r * width;
+      for (int m = 0; m < u.in.count; m++)
+        for (int c = 0; c < u.in.maps[m].channels; c++, to += PITCH) lay_beside(u.in.maps[m].line(y + r) + c * u.in.maps[m].plane, width, to);
+    }
+    for (int g = 0; g < u.groups; g++) dense_abreast(u.weights[g], rows + g * inputs, many, y, u.end, made, u.out, g * outputs);
+    for (int r = 0; r < many; r++) finish(u.out, y + r);
+  }
+}
+
 static void conv(const Conv& u, const Slab& slab) {
+  if (u.narrow) return narrow_conv(u, slab);
   const int ci = u.in.channels, k = u.kernel, inputs = ci / u.groups, outputs = u.weights[0].outputs;
   const int height = u.in.maps[0].height, width = u.in.maps[0].width, wo = u.split ? width : u.out.width;
   const int reach = u.dilation * (k - 1) / 2, kept = u.stride == 1 ? 0 : 2 * reach + 2;
@@ -258,10 +297,9 @@ static void conv(const Conv& u, const Slab& slab) {
   }
 }
 
-// The pyramid of depth-wise branches on one strip: to[(branch n + c) STRIP + ...]. Branch k adds its taps to what branch k-1 left.
-template <int KERNEL_SIZE>
-KERNEL void pyramid_strip(const Branches& u, const float* const* lines, int x, int vectors, float* to) {
-  constexpr int N = 4;
+// The pyramid of depth-wise branches on one strip: to[(branch n + c) pitch + ...]. Branch k adds its taps to what branch k-1 left.
+template <int KERNEL_SIZE, int N>
+KERNEL void pyramid_vectors(const Branches& u, const float* const* lines, int x, int vectors, float* to, long pitch) {
   const int size = KERNEL_SIZE ? KERNEL_SIZE : u.kernel, n = u.n;
   const long plane = u.reduced.plane, step = u.stride == 1 ? plane : 2 * plane;
   const float* lowest = lines[u.branches * size - 1];
@@ -287,71 +325,96 @@ KERNEL void pyramid_strip(const Branches& u, const float* const* lines, int x, i
         }
         const int m = j * n + c;
         const V scale = set(u.fuse.scale[m]), shift = set(u.fuse.shift[m]), slope = set(u.fuse.slope[m]);
-        float* at = to + (long)m * STRIP + v * L;
+        float* at = to + m * pitch + v * L;
         UNROLL for (int i = 0; i < N; i++) store(at + i * L, prelu(fma(s[i], scale, shift), slope));
       }
     }
 }
 
+template <int KERNEL_SIZE>
+static void pyramid_strip(const Branches& u, const float* const* lines, int x, int vectors, float* to, long pitch) {
+  if (vectors == 1) pyramid_vectors<KERNEL_SIZE, 1>(u, lines, x, vectors, to, pitch);
+  else if (vectors == 2) pyramid_vectors<KERNEL_SIZE, 2>(u, lines, x, vectors, to, pitch);
+  else pyramid_vectors<KERNEL_SIZE, 4>(u, lines, x, vectors, to, pitch);
+}
+
+// DOWN's first channels: the input's mean and the picture's projection.
+static void pooled_row(const Branches& u, int y) {
+  const int width = u.out.width;
+  for (int c = 0; c < u.in.channels; c++) {
+    const float* in[3];
+    for (int t = 0; t < 3; t++) in[t] = u.in.line(2 * y + t - 1) + c * u.in.plane;
+    const V bias = set(u.end.bias[c]), slope = set(u.end.slope[c]);
+    float* to = u.out.line_to(y) + c * u.out.plane;
+    if (u.picture.at) {
+      const float* p = u.picture.line(y);
+      const V w0 = set(u.reinforce[3 * c]), w1 = set(u.reinforce[3 * c + 1]), w2 = set(u.reinforce[3 * c + 2]);
+      for (int x = 0; x < width; x += L) {
+        V s = add(mean_at(in, x, 2 * u.in.row), bias);
+        s = fma(w0, load(p + x), s);
+        s = fma(w1, load(p + u.picture.plane + x), s);
+        s = fma(w2, load(p + 2 * u.picture.plane + x), s);
+        store(to + x, prelu(s, slope));
+      }
+    } else {
+      for (int x = 0; x < width; x += L) store(to + x, prelu(add(mean_at(in, x, 2 * u.in.row), bias), slope));
+    }
+  }
+}
+
 static void branches(const Branches& u, const Slab& slab) {
   const int n = u.n, k = u.branches, width = u.out.width, size = u.kernel, pooled = u.stride == 2 ? u.in.channels : 0;
-  const bool picture = u.picture.at != nullptr;
+  const int fed = u.picture.at ? 3 : 0;
+  const bool narrow = abreast(width) > 1;
+  const long pitch = narrow ? PITCH : STRIP;
   float* free = slab.scratch;
-  float* strip = scratch_after(free, (long)k * n * STRIP + 3 * 16);
+  float* strip = scratch_after(free, (long)k * n * PITCH + 3 * 16);
+  float* picture = scratch_after(free, 3 * PITCH);
+  float* made = scratch_after(free, (long)n * PITCH);
   const float** lines = reinterpret_cast<const float**>(scratch_after(free, 2L * k * size));
   const float** rows = reinterpret_cast<const float**>(scratch_after(free, 2L * (n + 3)));
-  for (int y = slab.from; y < slab.to; y++) {
-    for (int j = 0; j < k; j++)
-      for (int t = 0; t < size; t++) lines[j * size + t] = u.reduced.line(u.stride * y + (t - size / 2) * u.dilations[j]);
-    float* out = u.out.line_to(y);
-    if (u.stride == 2) {
-      for (int c = 0; c < pooled; c++) {
-        const float* in[3];
-        for (int t = 0; t < 3; t++) in[t] = u.in.line(2 * y + t - 1) + c * u.in.plane;
-        const V bias = set(u.end.bias[c]), slope = set(u.end.slope[c]);
-        float* to = out + c * u.out.plane;
-        if (picture) {
-          const float* p = u.picture.line(y);
-          const V w0 = set(u.reinforce[3 * c]), w1 = set(u.reinforce[3 * c + 1]), w2 = set(u.reinforce[3 * c + 2]);
-          for (int x = 0; x < width; x += L) {
-            V s = add(mean_at(in, x, 2 * u.in.row), bias);
-            s = fma(w0, load(p + x), s);
-            s = fma(w1, load(p + u.picture.plane + x), s);
-            s = fma(w2, load(p + 2 * u.picture.plane + x), s);
-            store(to + x, prelu(s, slope));
-          }
-        } else {
-          for (int x = 0; x < width; x += L) store(to + x, prelu(add(mean_at(in, x, 2 * u.in.row), bias), slope));
-        }
-      }
-    }
-    const float* residual = u.residual ? u.in.line(y) : nullptr;
+  for (int y = slab.from, many; y < slab.to; y += many) {
+    many = least(abreast(width), slab.to - y);
+    for (int r = 0; r < many && u.stride == 2; r++) pooled_row(u, y + r);
     for (int x = 0; x < width; x += STRIP) {
-      const int vectors = vectors_of(x, width);
-      if (size == 3) pyramid_strip<3>(u, lines, x, vectors, strip);
-      else pyramid_strip<0>(u, lines, x, vectors, strip);
+      const int vectors = narrow ? (many * width + L - 1) / L : vectors_of(x, width);
+      for (int r = 0; r < many; r++) {
+        for (int j = 0; j < k; j++)
+          for (int t = 0; t < size; t++) lines[j * size + t] = u.reduced.line(u.stride * (y + r) + (t - size / 2) * u.dilations[j]);
+        if (size == 3) pyramid_strip<3>(u, lines, x, vectors_of(x, width), strip + r * width, pitch);
+        else pyramid_strip<0>(u, lines, x, vectors_of(x, width), strip + r * width, pitch);
+        for (int i = 0; i < fed && narrow; i++) lay_beside(u.picture.line(y + r) + i * u.picture.plane, width, picture + i * PITCH + r * width);
+      }
       for (int g = 0; g < k; g++) {
-        for (int i = 0; i < n; i++) rows[i] = strip + (long)(g * n + i) * STRIP;
-        if (picture) for (int i = 0; i < 3; i++) rows[n + i] = u.picture.line(y) + i * u.picture.plane + x;
+        for (int i = 0; i < n; i++) rows[i] = strip + (g * n + i) * pitch;
+        for (int i = 0; i < fed; i++) rows[n + i] = narrow ? picture + i * PITCH : u.picture.line(y) + i * u.picture.plane + x;
         const int c = pooled + g * n;
         const float *bias = u.end.bias + c, *slope = u.end.slope + c;
-        float* to = out + c * u.out.plane + x;
-        if (residual) {
-          const float* from = residual + c * u.in.plane + x;
+        float* to = narrow ? made : u.out.line_to(y) + c * u.out.plane + x;
+        const long step = narrow ? PITCH : u.out.plane;
+        if (u.residual) {
+          const float* from = narrow ? made : u.in.line(y) + c * u.in.plane + x;
+          for (int r = 0; r < many && narrow; r++)
+            for (int o = 0; o < n; o++) lay_beside(u.in.line(y + r) + (c + o) * u.in.plane, width, made + o * PITCH + r * width);
+          const long from_step = narrow ? PITCH : u.in.plane, ahead = narrow ? 0 : u.in.row;
           dense(u.expand[g], rows, 0, vectors, [&](int o, int v, V s) {
-            fetch(from + u.in.row + o * u.in.plane + v * L);
-            s = add(add(s, set(bias[o])), load(from + o * u.in.plane + v * L));
-            store(to + o * u.out.plane + v * L, prelu(s, set(slope[o])));
+            fetch(from + ahead + o * from_step + v * L);
+            s = add(add(s, set(bias[o])), load(from + o * from_step + v * L));
+            store(to + o * step + v * L, prelu(s, set(slope[o])));
           });
         } else {
           dense(u.expand[g], rows, 0, vectors, [&](int o, int v, V s) {
-            store(to + o * u.out.plane + v * L, prelu(add(s, set(bias[o])), set(slope[o])));
+            store(to + o * step + v * L, prelu(add(s, set(bias[o])), set(slope[o])));
           });
         }
+        for (int r = 0; r < many && narrow; r++)
+          for (int o = 0; o < n; o++) lay_beside(made + o * PITCH + r * width, width, u.out.line_to(y + r) + (c + o) * u.out.plane);
       }
     }
-    finish(u.out, y);
-    if (u.sums) sum_row(u.out, y, u.sums);
+    for (int r = 0; r < many; r++) {
+      finish(u.out, y + r);
+      if (u.sums) sum_row(u.out, y + r, u.sums);
+    }
   }
 }
 
@@ -662,10 +725,13 @@ static void pyramid(const Pyramid& u, const Slab& slab) {
   constexpr int BLOCK = 8, RING = BLOCK + 2;
   const int p = u.in.channels, width = u.in.width, height = u.in.height, m = u.scales;
   const long plane = u.in.plane, line = m * plane;
+  const int narrow = abreast(width);
+  const long pitch = narrow > 1 ? PITCH : plane;
   float* free = slab.scratch;
   float* rings = scratch_after(free, (long)p * RING * line + GAP) + GAP;
   float* nothing = scratch_after(free, line + 2 * GAP) + GAP;
   float* merged = scratch_after(free, (long)BLOCK * p * plane);
+  float* made = scratch_after(free, narrow > 1 ? (long)u.out.channels * PITCH : 0);
   float* scratch = scratch_after(free, plane + 2 * GAP);
   clear(slab.scratch, free - slab.scratch);
   const float* rows[3 * MOST_SCALES];
@@ -683,13 +749,19 @@ static void pyramid(const Pyramid& u, const Slab& slab) {
       for (int y = from; y < to; y++) {
         for (int k = 0; k < m; k++)
           for (int t = 0; t < 3; t++) rows[3 * k + t] = (y + t - 1 < 0 || y + t - 1 >= height ? nothing : slot(y + t - 1)) + k * plane;
-        float* row = merged + ((long)(y - from) * p + c) * plane;
+        float* row = merged + ((y - from) / narrow * p + c) * pitch + (y - from) % narrow * width;
         const V bias = set(u.merged.bias[c]), slope = set(u.merged.slope[c]);
         shifted_sums<1, WIDE>(rows, 3 * m, 0, u.merge + 9L * m * c, width, [&](int, int v, V s) { store(row + v * L, prelu(add(s, bias), slope)); });
       }
     }
-    for (int y = from; y < to; y++) {
-      for (int c = 0; c < p; c++) planes_of[c] = merged + ((long)(y - from) * p + c) * plane;
+    for (int y = from, many; y < to; y += many) {
+      many = least(narrow, to - y);
+      for (int c = 0; c < p; c++) planes_of[c] = merged + ((y - from) / narrow * p + c) * pitch;
+      if (narrow > 1) {
+        dense_abreast(u.last, planes_of, many, y, u.end, made, u.out, 0);
+        for (int r = 0; r < many; r++) finish(u.out, y + r);
+        continue;
+      }
       float* out = u.out.line_to(y);
       for (int x = 0; x < width; x += STRIP)
         dense(u.last, planes_of, x, vectors_of(x, width), [&](int o, int v, V s) {

@@ -6,9 +6,13 @@ namespace espy {
 
 constexpr int GAP = 16;    // zeros between the planes of a row: the padding of both neighbours
 constexpr int STRIP = 64;  // pixels that a kernel works on at a time
+constexpr int PITCH = STRIP + 16;  // from one channel's strip of several narrow rows to the next's
 constexpr int MOST_INPUTS = 64;  // maps that are joined to one
 
 constexpr int up16(int n) { return (n + 15) / 16 * 16; }
+
+// How many rows of a map lie side by side in a strip.
+constexpr int abreast(int width) { return width > STRIP / 2 ? 1 : STRIP / width; }
 
 // [height][channels][width + zeros]: row by row, within a row plane by plane. A plane is a multiple of 16 floats and starts on a
 // vector; what lies between two planes is zero, and so is all of a row outside of the map.
@@ -85,6 +89,7 @@ struct Conv {
   int kernel, dilation, stride, groups;
   const Packed* weights;  // a group each, inputs (channel, y, x)
   End end;
+  bool narrow;  // 1 x 1 of stride 1, and rows of `out` lie abreast
   bool split;  // `out` has the even and the odd pixels of each channel as two planes of half the width
 };
 

@@ -256,8 +256,10 @@ struct Convolution {
     plan.use(u.out, slot);
     u.kernel = kernel, u.dilation = dilation, u.stride = stride, u.groups = groups, u.split = split;
     u.weights = weights.packed(), u.end = end.end();
+    u.narrow = kernel == 1 && stride == 1 && !split && abreast(w) > 1;
     const long ci = u.in.channels, reach = dilation * (kernel - 1) / 2, line = 2 * ci * (up16(w) + GAP);
     long scratch = aligned(2 * kernel * ci) + aligned(2 * (ci / groups) * kernel * kernel) + (split ? aligned(co / groups * STRIP) : 0) + 2 * aligned(3 * GAP);
+    if (u.narrow) scratch += aligned((ci + co / groups) * PITCH + 16);
     if (stride == 2) scratch += aligned((2 * reach + 2) * line + GAP) + aligned(line + 2 * GAP);
     plan.stage(h, scratch, [&u, &plan](const Slab& s) { plan.kernels.conv(u, s); });
     return slot;
@@ -357,7 +359,7 @@ struct BranchesUnit : Unit {
     u.depthwise = depthwise.data(), u.fuse = fuse.norm(), u.expand = expand.packed(), u.end = end.end();
     u.reinforce = reinforce.data();
     u.sums = sums ? plan.sums(slot) : nullptr;
-    plan.stage(h, aligned(static_cast<long>(branches) * n * STRIP + 48) + aligned(2L * branches * kernel) + aligned(2L * (n + 3)),
+    plan.stage(h, aligned(static_cast<long>(branches) * n * PITCH + 48) + aligned((n + 3L) * PITCH) + aligned(2L * branches * kernel) + aligned(2L * (n + 3)),
                [&u, &plan](const Slab& s) { plan.kernels.branches(u, s); });
   }
 };
@@ -684,7 +686,7 @@ struct PyramidUnit : Unit {
     for (const auto& [k, seen] : small) plan.use(u.scale[k].seen, seen);
     plan.use(u.out, plan.make(out, co, h, w));
     const long line = u.scales * plane;
-    plan.stage(h, aligned(10L * p * line + GAP) + aligned(line + 2 * GAP) + aligned(8L * p * plane) + aligned(plane + 2 * GAP) + aligned(2L * p) + 64,
+    plan.stage(h, aligned(10L * p * line + GAP) + aligned(line + 2 * GAP) + aligned(8L * p * plane) + aligned(plane + 2 * GAP) + aligned(2L * p) + aligned(static_cast<long>(co) * PITCH) + 64,
                [&u, &plan](const Slab& s) { plan.kernels.pyramid(u, s); });
   }
 };

@@ -106,7 +106,7 @@ def test_sanitizers_find_nothing_in_a_network_that_runs(sanitized, tmp_path, tas
     np.save(tmp_path / "units.npy", program.units)
     np.save(tmp_path / "weights.npy", program.weights)
     files = tmp_path / "units.npy", tmp_path / "weights.npy"
-    assert sanitized(RUN, *files, height, width, int(task == "segment"), floats).strip() == "True"
+    assert sanitized(RUN, *files, *map(str, (height, width, int(task == "segment"), floats))).strip() == "True"
 
 
 @pytest.mark.native
