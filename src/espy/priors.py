@@ -59,8 +59,10 @@ def corners(boxes: np.ndarray) -> np.ndarray:
 
 def shared_areas(one: np.ndarray, two: np.ndarray) -> np.ndarray:
     """[A, B]: shared areas of boxes [A, 4] and [B, 4] (corners)."""
-    sides = np.minimum(one[:, None, 2:], two[None, :, 2:]) - np.maximum(one[:, None, :2], two[None, :, :2])
-    shared: np.ndarray = sides.clip(min=0).prod(2)
+    a, b = np.ascontiguousarray(one.T)[:, :, None], np.ascontiguousarray(two.T)  # corner by corner: many times as fast
+    sides = (np.minimum(a[k + 2], b[k + 2]) - np.maximum(a[k], b[k]) for k in (0, 1))
+    across, down = (np.maximum(side, np.zeros_like(side)) for side in sides)  # as is an array instead of a number
+    shared: np.ndarray = across * down
     return shared
 
 

@@ -497,9 +497,13 @@ class _Detector(_Pyramids):
         return self.u.conv([x], self.w.cba(f"{at}.1", i, o, 1))
 
     def mix(self, at: str, coarse: int, x: int, scales: Sequence[tuple[int, int]]) -> int:
-        o = self.u.channels[x]
-        project = self.w.cba(f"{at}.project", self.u.channels[coarse] + o, o // 5, 1)
-        return self.pyramid(at, self.u.conv([self.u.resize(coarse, x), x], project), o, scales)
+        """The projection of the resized map beside x, each its part: a resize of few channels is that of many, projected."""
+        u, c, o = self.u, self.u.channels[coarse], self.u.channels[x]
+        p = o // 5
+        w, bias, slope = self.w.cba(f"{at}.project", c + o, p, 1)
+        part = u.resize(u.conv([coarse], Conv(w[:, :c], np.zeros(p), np.ones(p))), x)
+        joined = np.concatenate([np.eye(p)[:, :, None, None], w[:, c:]], 1)
+        return self.pyramid(at, u.conv([part, x], Conv(joined, bias, slope)), o, scales)
 
     def head(self, at: str, i: int) -> Conv:
         """What a cell says of each of its priors: box, then classes."""

@@ -12,6 +12,7 @@ from espy.priors import areas, shared_areas
 LEAST_SCORE = 0.01
 OVERLAP = 0.45  # intersection over union above which the worse of two boxes of a kind goes
 MOST = 200  # boxes a kind
+BLOCK = 256  # candidates that are compared at a time
 
 
 def detections(scores: np.ndarray, boxes: np.ndarray) -> np.ndarray:
@@ -37,16 +38,24 @@ def suppress(scores: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """int64 [K]: the boxes of one kind that stay, best first, of scores [P] and boxes [P, 4]."""
     left = np.flatnonzero(scores > LEAST_SCORE)
     left = left[np.argsort(-scores[left], kind="stable")]
-    kept: list[int] = []
-    while len(left) and len(kept) < MOST:
-        best, left = left[0], left[1:]
-        kept.append(int(best))
-        left = left[iou(boxes[best], boxes[left]) <= OVERLAP]
-    return np.array(kept, np.int64)
+    kept = left[:0]
+    for start in range(0, len(left), BLOCK):
+        some = left[start : start + BLOCK]
+        some = some[~(iou(boxes[kept], boxes[some]) > OVERLAP).any(0)]
+        apart = ~(iou(boxes[some], boxes[some]) > OVERLAP)
+        stay = np.ones(len(some), bool)
+        for k in range(len(some)):
+            if stay[k]:
+                stay[k + 1 :] &= apart[k, k + 1 :]
+        kept = np.concatenate([kept, some[stay]])[:MOST]
+        if len(kept) == MOST:
+            break
+    return kept
 
 
-def iou(box: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """[B]: intersection over union of a box [4] and others [B, 4] (corners); 0 where there is no area."""
-    shared = shared_areas(box[None], others)[0]
-    whole = areas(box[None]) + areas(others) - shared
-    return np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
+def iou(ones: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """[A, B]: intersection over union of boxes [A, 4] and [B, 4] (corners); 0 where there is no area."""
+    shared = shared_areas(ones, others)
+    whole = areas(ones)[:, None] + areas(others) - shared
+    found: np.ndarray = shared / np.maximum(whole, np.full_like(whole, np.finfo(whole.dtype).tiny))
+    return found
