@@ -332,14 +332,14 @@ KERNEL void pyramid_vectors(const Branches& u, const float* const* lines, int x,
 }
 
 template <int KERNEL_SIZE>
-static void pyramid_strip(const Branches& u, const float* const* lines, int x, int vectors, float* to, long pitch) {
+KERNEL void pyramid_strip(const Branches& u, const float* const* lines, int x, int vectors, float* to, long pitch) {
   if (vectors == 1) pyramid_vectors<KERNEL_SIZE, 1>(u, lines, x, vectors, to, pitch);
   else if (vectors == 2) pyramid_vectors<KERNEL_SIZE, 2>(u, lines, x, vectors, to, pitch);
   else pyramid_vectors<KERNEL_SIZE, 4>(u, lines, x, vectors, to, pitch);
 }
 
 // DOWN's first channels: the input's mean and the picture's projection.
-static void pooled_row(const Branches& u, int y) {
+KERNEL void pooled_row(const Branches& u, int y) {
   const int width = u.out.width;
   for (int c = 0; c < u.in.channels; c++) {
     const float* in[3];

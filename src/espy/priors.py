@@ -48,8 +48,9 @@ def encode(boxes: np.ndarray, given: np.ndarray) -> np.ndarray:
 
 def decode(offsets: np.ndarray, given: np.ndarray) -> np.ndarray:
     """Boxes [P, 4] (corners) of offsets [P, 4] from their priors [P, 4]."""
-    centre = given[:, :2] + CENTRE * offsets[:, :2] * given[:, 2:]
-    return corners(np.concatenate([centre, given[:, 2:] * np.exp(SIZE * offsets[:, 2:])], 1))
+    t, p = np.ascontiguousarray(offsets.T), np.ascontiguousarray(given.T)  # number by number: many times as fast
+    centre, half = p[:2] + CENTRE * t[:2] * p[2:], p[2:] * np.exp(SIZE * t[2:]) / 2
+    return np.concatenate([centre - half, centre + half]).T
 
 
 def corners(boxes: np.ndarray) -> np.ndarray:

@@ -82,7 +82,8 @@ class Native:
         if self._priors is None:
             return {"scores": softmax(logits)}
         boxes = np.stack([self._side * decode(one[:, :4], self._priors) for one in logits])
-        return {"detections": detections(softmax(logits[..., 4:].swapaxes(1, 2))[:, 1:], boxes)}
+        of_kinds = np.ascontiguousarray(logits[..., 4:].swapaxes(1, 2))
+        return {"detections": detections(softmax(of_kinds)[:, 1:], boxes)}
 
     def close(self) -> None:
         with self._alone:
