@@ -153,12 +153,27 @@ def _number(value: float | None, form: str) -> str:
 def _operators(row: Row) -> None:
     from rich.table import Table
 
+    units = "macs" in row.operators[0]  # of the native engine, which are all told
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("operator", "calls", "ms", "share"):
-        table.add_column(column, justify="left" if column == "operator" else "right")
-    for one in row.operators[:OPERATORS]:
-        table.add_row(one["operator"], f"{one['calls']:g}", f"{one['ms']:.2f}", f"{one['share']:.1%}")
-    if rest := row.operators[OPERATORS:]:
+    for column in (
+        "unit" if units else "operator",
+        "calls",
+        "ms",
+        "share",
+        *(("GMAC/s", "GB/s", "of the limit") if units else ()),
+    ):
+        table.add_column(column, justify="right" if table.columns else "left")
+    for one in row.operators if units else row.operators[:OPERATORS]:
+        work = []
+        if units:
+            least = max(row.limits.arithmetic_ms(one["macs"]), row.limits.memory_ms(one["traffic"]))
+            work = [
+                f"{one['macs'] / one['ms'] / 1e6:.1f}",
+                f"{one['traffic'] / one['ms'] / 1e6:.1f}",
+                f"{least / one['ms']:.0%}",
+            ]
+        table.add_row(one["operator"], f"{one['calls']:g}", f"{one['ms']:.2f}", f"{one['share']:.1%}", *work)
+    if (rest := row.operators[OPERATORS:]) and not units:
         table.add_row(
             f"{len(rest)} more", "", f"{sum(o['ms'] for o in rest):.2f}", f"{sum(o['share'] for o in rest):.1%}"
         )

@@ -22,8 +22,11 @@ def find(
 ) -> list[dict[str, Any]]:
     """Each kind of operator with its `calls` a run, `ms` a run and `share` of all, the longest first.
 
-    The profilers themselves take time, so that sums are above what a run takes without.
+    The profilers themselves take time, so that sums are above what a run takes without. Of the native engine: its units, by kind
+    and what they make, with the `macs` and the `traffic` (bytes) of all calls.
     """
+    if engine == "native":
+        return _of_native(path, threads, feed)
     if engine == "onnxruntime":
         nodes = _of_onnxruntime(path, threads, feed)
     elif engine == "openvino":
@@ -37,9 +40,12 @@ def find(
     for kind, times, ms in nodes:
         calls[kind] += times
         total[kind] += ms
-    whole = sum(total.values()) or 1.0
-    longest = sorted(total, key=lambda kind: -total[kind])
-    return [{"operator": k, "calls": calls[k], "ms": total[k], "share": total[k] / whole} for k in longest]
+    return _longest_first([{"operator": kind, "calls": calls[kind], "ms": total[kind]} for kind in total])
+
+
+def _longest_first(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    whole = sum(one["ms"] for one in found) or 1.0
+    return [one | {"share": one["ms"] / whole} for one in sorted(found, key=lambda one: -one["ms"])]
 
 
 Node = tuple[str, float, float]  # kind of operator, calls a run, milliseconds a run
@@ -88,3 +94,22 @@ def _of_torch(run: Callable[[], Any]) -> list[Node]:
             run()
     own = [event for event in profiler.key_averages() if event.key.startswith("aten::")]
     return [(event.key, event.count / RUNS, event.self_cpu_time_total / 1e3 / RUNS) for event in own]
+
+
+def _of_native(path: Path, threads: int, feed: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    from espy.run.engines.native import Native
+    from espy.run.units import units_of
+
+    engine, picture = Native(path, threads=threads, precision="float32"), next(iter(feed.values()))
+    units = units_of(engine.program.units, *picture.shape[1:3])
+    runs = np.zeros((1 + RUNS, len(units)))
+    for seconds in runs:
+        engine.run(picture, seconds=seconds)
+    engine.close()
+    found: dict[str, dict[str, Any]] = {}
+    for unit, ms in zip(units, 1e3 * np.median(runs[1:], axis=0), strict=True):
+        name = f"{unit.kind} {unit.made}"
+        one = found.setdefault(name, {"operator": name, "calls": 0.0, "ms": 0.0, "macs": 0, "traffic": 0})
+        for key, value in (("calls", 1.0), ("ms", float(ms)), ("macs", unit.macs), ("traffic", unit.traffic)):
+            one[key] += value
+    return _longest_first(list(found.values()))

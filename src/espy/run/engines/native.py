@@ -36,6 +36,7 @@ class Native:
             program = lower(header.spec, arrays, header.preprocess)
         except ModelError as error:
             raise ModelError(f"{path}: {error}") from None
+        self.program = program
         self.task, self._classes = header.task, header.spec.classes
         self._side = header.preprocess.size[0]
         self._priors = priors(self._side) if self.task == "detect" else None
@@ -50,7 +51,10 @@ class Native:
         self._end.atexit = False  # a thread may still be in a run then; what the process holds goes with it
         self._alone = threading.Lock()  # nothing is closed while it runs
 
-    def run(self, image: np.ndarray, *, scores: bool = False) -> dict[str, np.ndarray]:
+    def run(
+        self, image: np.ndarray, *, scores: bool = False, seconds: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
+        """`seconds`: float64, one for each unit of the program, in which the time of the last picture's is written."""
         if image.dtype != np.uint8 or image.ndim != 4 or image.shape[3] != 3:
             raise EngineError(f"engine native takes uint8 [N, height, width, 3], not {image.dtype} {list(image.shape)}")
         if self._priors is not None:
@@ -65,7 +69,7 @@ class Native:
             for k in range(n):
                 if self._library.espy_run(
                     self._engine, image[k].ctypes.data, height, width, _at(mask, k), _at(logits, k),
-                    0 if logits is None else logits[k].size, None,
+                    0 if logits is None else logits[k].size, None if seconds is None else seconds.ctypes.data,
                 ):  # fmt: skip
                     raise EngineError(f"engine native failed: {_last_error(self._library)}")
         return self._finished(mask, logits)
