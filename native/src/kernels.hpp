@@ -362,7 +362,8 @@ KERNEL void pooled_row(const Branches& u, int y) {
   }
 }
 
-static void branches(const Branches& u, const Slab& slab) {
+static void branches(const Branches& all, const Slab& slab) {
+  Branches u = all;
   const int n = u.n, k = u.branches, width = u.out.width, size = u.kernel, pooled = u.stride == 2 ? u.in.channels : 0;
   const int fed = u.picture.at ? 3 : 0;
   const bool narrow = abreast(width) > 1;
@@ -373,8 +374,21 @@ static void branches(const Branches& u, const Slab& slab) {
   float* made = scratch_after(free, (long)n * PITCH);
   const float** lines = reinterpret_cast<const float**>(scratch_after(free, 2L * k * size));
   const float** rows = reinterpret_cast<const float**>(scratch_after(free, 2L * (n + 3)));
+  // Of stride 2: the rows of `reduced` that are read at once. What a map is made of and what it is averaged to are read while they are near.
+  Conv reduce;
+  int next = 0, reach = 0;
+  if (u.stride == 2) {
+    float* ring = scratch_after(free, u.reduced.kept * u.reduced.row + u.reduced.plane);
+    clear(ring, free - ring);
+    u.reduced.at = ring + (u.reduced.plane - up16(u.reduced.width));
+    reduce = *u.reduce;
+    reduce.out = u.reduced;
+    for (int j = 0; j < k; j++) reach = most(reach, u.dilations[j] * (size - 1) / 2);
+    next = most(0, 2 * slab.from - reach);
+  }
   for (int y = slab.from, many; y < slab.to; y += many) {
     many = least(abreast(width), slab.to - y);
+    for (; u.stride == 2 && next < least(u.reduced.height, 2 * (y + many - 1) + reach + 1); next++) conv(reduce, {next, next + 1, free});
     for (int r = 0; r < many && u.stride == 2; r++) pooled_row(u, y + r);
     for (int x = 0; x < width; x += STRIP) {
       const int vectors = narrow ? (many * width + L - 1) / L : vectors_of(x, width);

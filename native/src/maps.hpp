@@ -21,9 +21,10 @@ struct Map {
   const float* zeros = nullptr;
   long plane = 0, row = 0;
   int channels = 0, height = 0, width = 0;
+  int kept = 0;  // of a ring: row y lies where row y - kept lay
 
-  const float* line(int y) const { return y < 0 || y >= height ? zeros : at + y * row; }
-  float* line_to(int y) const { return at + y * row; }
+  const float* line(int y) const { return y < 0 || y >= height ? zeros : line_to(y); }
+  float* line_to(int y) const { return at + (kept ? y % kept : y) * row; }
 };
 
 // Several maps of one size as one: the rows of their channels, in order.
@@ -94,7 +95,8 @@ struct Conv {
 };
 
 struct Branches {
-  Map reduced;  // split where stride is 2
+  Map reduced;  // split where stride is 2, and then a ring, in the memory of each call
+  const Conv* reduce;  // that makes it, of stride 2
   Map in;       // of the residual, or what is averaged
   Map picture;  // of stride 2, picture.at may be null
   Map out;

@@ -249,11 +249,19 @@ struct Convolution {
   // `gap`: zeros between the planes of the output
   int add(Plan& plan, const std::vector<int>& in, int out, int gap = GAP) const {
     auto& u = plan.args<Conv>();
-    join(plan, u.in, in);
     const auto size = plan.size(plan.slot(in[0]));
     const int h = stride == 1 ? size.height : half(size.height), w = stride == 1 ? size.width : half(size.width);
-    const int slot = split ? plan.make(out, 2 * co, h, half(w), gap) : plan.make(out, co, h, w, gap);
+    const int slot = plan.make(out, co, h, w, gap);
+    const long scratch = fill(plan, u, in);
     plan.use(u.out, slot);
+    plan.stage(h, scratch, [&u, &plan](const Slab& s) { plan.kernels.conv(u, s); });
+    return slot;
+  }
+  // Everything but the output; returns the scratch it takes.
+  long fill(Plan& plan, Conv& u, const std::vector<int>& in) const {
+    join(plan, u.in, in);
+    const auto size = plan.size(plan.slot(in[0]));
+    const int w = stride == 1 ? size.width : half(size.width);
     u.kernel = kernel, u.dilation = dilation, u.stride = stride, u.groups = groups, u.split = split;
     u.weights = weights.packed(), u.end = end.end();
     u.narrow = kernel == 1 && stride == 1 && !split && abreast(w) > 1;
@@ -261,8 +269,7 @@ struct Convolution {
     long scratch = aligned(2 * kernel * ci) + aligned(2 * (ci / groups) * kernel * kernel) + (split ? aligned(co / groups * STRIP) : 0) + 2 * aligned(3 * GAP);
     if (u.narrow) scratch += aligned((ci + co / groups) * PITCH + 16);
     if (stride == 2) scratch += aligned((2 * reach + 2) * line + GAP) + aligned(line + 2 * GAP);
-    plan.stage(h, scratch, [&u, &plan](const Slab& s) { plan.kernels.conv(u, s); });
-    return slot;
+    return scratch;
   }
 };
 
@@ -339,11 +346,20 @@ struct BranchesUnit : Unit {
   }
   void add(Plan& plan) const override {
     const int reach = *std::max_element(dilations.begin(), dilations.end()) * (kernel - 1) / 2;
-    const int reduced = reduce.add(plan, {in}, -1, std::max(GAP, up16(reach)));
-    auto& u = plan.args<Branches>();
-    plan.use(u.reduced, reduced);
-    const int from = plan.slot(in);
+    const int from = plan.slot(in), gap = std::max(GAP, up16(reach));
     const auto size = plan.size(from);
+    auto& u = plan.args<Branches>();
+    long scratch = 0;
+    if (stride == 1) {
+      plan.use(u.reduced, reduce.add(plan, {in}, -1, gap));
+    } else {
+      auto& r = plan.args<Conv>();
+      scratch = reduce.fill(plan, r, {in});
+      u.reduce = &r;
+      const int kept = std::min(2 * reach + 2 * abreast(half(size.width)), size.height);
+      plan.ring(u.reduced, 2 * n, size.height, half(size.width), gap, kept);
+      scratch += aligned(kept * u.reduced.row + u.reduced.plane);
+    }
     plan.use(u.in, from);
     const int h = stride == 1 ? size.height : half(size.height), w = stride == 1 ? size.width : half(size.width);
     if (picture >= 0) {
@@ -359,7 +375,7 @@ struct BranchesUnit : Unit {
     u.depthwise = depthwise.data(), u.fuse = fuse.norm(), u.expand = expand.packed(), u.end = end.end();
     u.reinforce = reinforce.data();
     u.sums = sums ? plan.sums(slot) : nullptr;
-    plan.stage(h, aligned(static_cast<long>(branches) * n * PITCH + 48) + aligned((n + 3L) * PITCH) + aligned(2L * branches * kernel) + aligned(2L * (n + 3)),
+    plan.stage(h, scratch + aligned(static_cast<long>(branches) * n * PITCH + 48) + aligned((n + 3L) * PITCH) + aligned(2L * branches * kernel) + aligned(2L * (n + 3)),
                [&u, &plan](const Slab& s) { plan.kernels.branches(u, s); });
   }
 };
@@ -851,6 +867,12 @@ int Plan::make(int number, int channels, int h, int w, int gap) {
   return found;
 }
 
+void Plan::ring(Map& map, int channels, int h, int w, int gap, int kept) {
+  map.channels = channels, map.height = h, map.width = w, map.kept = kept;
+  map.plane = up16(w) + gap, map.row = map.plane * channels;
+  rings_.push_back(&map);
+}
+
 int Plan::slot(int number) const { return numbers_[number]; }
 
 Plan::Size Plan::size(int slot) const { return {places_[slot].channels, places_[slot].height, places_[slot].width}; }
@@ -924,6 +946,7 @@ void Plan::lay_out() {
     end = std::max(end, p.offset + p.floats);
     placed.push_back(&p);
   }
+  for (const Map* ring : rings_) row = std::max(row, ring->row + 2 * (ring->plane - up16(ring->width)) + 2 * STRIP);
   arena_ = std::make_unique<Memory>(end);
   zeros_ = std::make_unique<Memory>(row + 64);
   scratch_ = std::make_unique<Memory>(static_cast<size_t>(scratch_floats_) * threads);
@@ -932,6 +955,7 @@ void Plan::lay_out() {
     map->at = arena_->at() + p.offset + p.gap;
     map->zeros = zeros_->at() + up16(p.gap);
   }
+  for (Map* ring : rings_) ring->zeros = zeros_->at() + (ring->plane - up16(ring->width));
 }
 
 }  // namespace espy
