@@ -302,9 +302,9 @@ def tasks(steps: int = 6) -> None:
         )
 
 
-def plain_exports(model: str | Path, size: tuple[int, int], folder: Path) -> list[Path]:
-    """What the framework's exporter makes of a network for one size, weights as they came: a normalised float picture in, logits
-    out, or the classes by an ArgMax behind them.
+def plain_exports(model: str | Path, size: tuple[int, int], folder: Path, *, flush: bool = False) -> list[Path]:
+    """What the framework's exporter makes of a network for one size, weights as they came or subnormal ones set to 0: a normalised
+    float picture in, logits out, or the classes by an ArgMax behind them.
     """
     import torch
     from torch import nn
@@ -320,7 +320,7 @@ def plain_exports(model: str | Path, size: tuple[int, int], folder: Path) -> lis
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.network(x).argmax(1).to(torch.uint8)
 
-    network = load_published(model, flush=False).network if isinstance(model, Path) else source(model)[1]
+    network = load_published(model, flush=flush).network if isinstance(model, Path) else source(model)[1]
     files = [folder / f"{Path(model).stem} plain, {what}.onnx" for what in ("logits", "classes")]
     with mock.patch("espy.nn.segment.adaptive_pool", torch.nn.functional.adaptive_avg_pool2d):
         for module, file in zip((network, Classes(network)), files, strict=True):
@@ -391,6 +391,49 @@ def sizes(names: tuple[str | Path, ...] = ("street", "street-small", "camvid", E
                     )
 
 
+def plain_weights(model: str | Path, folder: Path) -> Path:
+    """The plain weights of a bundled model, or of a published checkpoint, which is converted."""
+    if not isinstance(model, Path):
+        return bundle.path(model, ".safetensors")
+    cli.run(["convert", str(model), "-o", str(folder / f"{model.stem}.safetensors")])
+    return folder / f"{model.stem}.safetensors"
+
+
+def native(
+    names: tuple[str | Path, ...] = ("street", "street-small", ESPNET),
+    size: tuple[int, int] = (512, 1024),
+    threads: tuple[int, ...] = (2, 1),
+) -> None:
+    """The project's own engine on plain weights against stock engines on the plain export and on the deployed file, in one run."""
+    from espy.ship.bench import measure, plan
+
+    stock = ["onnxruntime", "openvino"]
+    for name in names:
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place)
+            weights = plain_weights(name, folder)
+            deployed = folder / f"{weights.stem} deployed.onnx"
+            espy.export(weights, path=deployed, size=size)
+            plain = plain_exports(name, size, folder, flush=True)[:1]
+            for number in threads:
+                own = plan([weights], engines=["native"], sizes=[size], threads=[number])
+                found = measure([*own, *plan([deployed], engines=stock, sizes=[size], threads=[number], against=plain)])
+                first = found.rows[0].alone
+                for row in found.rows:
+                    wall, cpu = row.alone.wall_ms, row.alone.cpu_ms
+                    print(
+                        f"native: {row.case}: wall {wall.median:.1f} ms, fastest {wall.minimum:.1f}, CPU {cpu.minimum:.1f}; native "
+                        f"{wall.median / first.wall_ms.median:.2f} times as fast (CPU {cpu.minimum / first.cpu_ms.minimum:.2f}); "
+                        f"peak above bare {(row.peak_bytes - row.bare_bytes) / 1e6:.0f} MB",
+                        flush=True,
+                    )
+                for limits in found.limits:
+                    print(
+                        f"native: limits with {limits.threads} threads: {limits.gflops / 2:.1f} GMAC/s, {limits.gb_s:.1f} GB/s"
+                    )
+                print(f"native: {found.stamp}")
+
+
 def formats(name: str = "street-small", size: tuple[int, int] = (512, 1024)) -> None:
     """Every format whose tools are installed here: bytes, how far it is off, processor time of one thread in turns."""
     from espy.ship.bench import measure, plan
@@ -437,11 +480,8 @@ def precisions(models: tuple[tuple[str | Path, tuple[int, int]], ...] = CAMVID) 
     for name, size in models:
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
-            plain, deployed = folder / "plain.safetensors", folder / "deployed.onnx"
-            if isinstance(name, Path):
-                cli.run(["convert", str(name), "-o", str(plain)])
-            else:
-                plain = bundle.path(name, ".safetensors")
+            deployed = folder / "deployed.onnx"
+            plain = plain_weights(name, folder)
             espy.export(plain, path=deployed, size=size)
             cases = []
             for engine, (form, computes) in PRECISIONS.items():
@@ -488,6 +528,7 @@ MEASURES: dict[str, Callable[[], None]] = {
     "tasks": tasks,
     "rewrites": rewrites,
     "sizes": sizes,
+    "native": native,
     "formats": formats,
     "precisions": precisions,
 }

@@ -23,6 +23,7 @@ from espy.nn.build import build
 from espy.nn.count import macs, parameters, traffic
 from espy.process import Process
 from espy.run.engines.torch import Torch
+from espy.machine import available_threads
 from espy.ship import bench, limits, operators, plot
 from espy.ship.bench import Case, Row, Timed, Times, measure, plan
 from espy.ship.energy import Counter
@@ -170,11 +171,18 @@ def test_where_the_limit_is_not_known_nothing_is_stated():
     assert row(precision="bfloat16").times_limit is None
 
 
-def test_the_limits_are_measured_with_the_threads_that_were_asked_for(monkeypatch):
+def test_the_limits_are_measured_with_the_threads_that_were_asked_for_and_numpys_own_left_alone(monkeypatch):
     monkeypatch.setattr(limits, "python", lambda target, threads: [
         "/bin/sh", "-c", f'echo "{{\\"gflops\\": $OPENBLAS_NUM_THREADS$OMP_NUM_THREADS, \\"gb_s\\": {threads}}}"'
     ])  # fmt: skip
-    assert limits.measure_limits(3) == Limits(3, 33, 3)
+    assert limits.measure_limits(3) == Limits(3, 11, 3)
+
+
+@pytest.mark.skipif(available_threads() < 2, reason="one core")
+def test_two_threads_multiply_at_most_twice_as_much_as_one():
+    """However the library behind NumPy spreads a product: where a thread waits its time is not the others' speed."""
+    one, two = (max(limits.measure_limits(threads).gflops for _ in range(2)) for threads in (1, 2))
+    assert two < 2.3 * one
 
 
 def test_the_machines_limits_are_those_of_a_product_and_of_a_copy():

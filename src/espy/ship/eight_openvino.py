@@ -13,6 +13,7 @@ import onnx
 import openvino as ov
 from nncf.quantization.advanced_parameters import QuantizationParameters
 
+from espy.errors import EngineError
 from espy.run.engines.openvino import OpenVino
 from espy.ship import eight
 from espy.ship.onnx import append_suppression, graph, layer_of
@@ -44,6 +45,8 @@ class Quantiser:
             path = Path(folder) / "m.onnx"
             onnx.save(made, path)
             self.float = ov.convert_model(path)
+            # OpenVINO fails on int8 maps that are reshaped for means where it does not know of how many pictures
+            self._batch(self.float, 1)
         layers = (layer_of(op.get_friendly_name()) for op in self.float.get_ops() if op.get_type_name() in CONVOLUTIONS)
         self.layers = tuple(dict.fromkeys(layer for layer in layers if layer is not None))
 
@@ -63,7 +66,15 @@ class Quantiser:
             ),
         }  # fmt: skip
 
+    @staticmethod
+    def _batch(model: ov.Model, n: int) -> None:
+        """Make the model one of `n` pictures, -1: of any number."""
+        shape = model.input().get_partial_shape()
+        shape[0] = n
+        model.reshape(shape)
+
     def save(self, made: ov.Model, path: Path) -> None:
+        self._batch(made, -1)
         ov.save_model(made, path, compress_to_fp16=False)
 
     def search(self, kept: Collection[str], opened: eight.Open, judge: eight.Judge) -> tuple[Any, tuple[str, ...]]:
@@ -74,16 +85,22 @@ class Quantiser:
             return judge(engine, "int8, layers in float", list(places)).figure, None
 
         lost = judge(OpenVino.around(ov.compile_model(self.float, "CPU"), "float32", Path("float32")), "float32").figure
-        with quiet():
-            made = nncf.quantize_with_accuracy_control(
-                self.float, validation_dataset=nncf.Dataset(range(len(judge.val))), validation_fn=figure,
-                max_drop=max(0.0, lost - judge.least), drop_type=nncf.DropType.ABSOLUTE,
-                advanced_quantization_parameters=_settings(),
-                advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(
-                    max_num_iterations=TAKEN_BACK, ranking_subset_size=JUDGED
-                ),
-                **self._options(kept),
-            )  # fmt: skip
+        try:
+            with quiet():
+                made = nncf.quantize_with_accuracy_control(
+                    self.float, validation_dataset=nncf.Dataset(range(len(judge.val))), validation_fn=figure,
+                    max_drop=max(0.0, lost - judge.least), drop_type=nncf.DropType.ABSOLUTE,
+                    advanced_quantization_parameters=_settings(),
+                    advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(
+                        max_num_iterations=TAKEN_BACK, ranking_subset_size=JUDGED
+                    ),
+                    **self._options(kept),
+                )  # fmt: skip
+        except RuntimeError as error:
+            why = str(error).strip().splitlines()[-1]
+            raise EngineError(
+                f"NNCF's accuracy control fails on this network: raise --max-drop, or quantise --to onnx ({why})"
+            ) from None
         return made, tuple(layer for layer in self.layers if layer not in _in_int8(made))
 
 
