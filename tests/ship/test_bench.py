@@ -19,11 +19,11 @@ from espy import bundle
 from espy.errors import EngineError, EspyError, ModelError
 from espy.header import Card, Header, Metric, Preprocess, attach_onnx, from_json
 from espy.labels import plain
+from espy.machine import available_threads
 from espy.nn.build import build
 from espy.nn.count import macs, parameters, traffic
 from espy.process import Process
 from espy.run.engines.torch import Torch
-from espy.machine import available_threads
 from espy.ship import bench, limits, operators, plot
 from espy.ship.bench import Case, Row, Timed, Times, measure, plan
 from espy.ship.energy import Counter
