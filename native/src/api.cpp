@@ -1,8 +1,10 @@
 // The four functions of the C interface: what goes wrong behind them becomes a line of text.
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <mutex>
 #include <new>
 #include <string>
@@ -59,34 +61,54 @@ constexpr int MOST_THREADS = 1024, MOST_SIDE = 65536;
 }  // namespace
 }  // namespace espy
 
-struct espy_engine {
-  espy::Network network;
-  const int threads;
+namespace espy {
+
+// What a run needs beside the network. A forked child has none of the threads, and what was locked stays so: it gets a team of its
+// own and leaves the parent's as it is.
+struct Team {
+  const int process = espy::process();
   std::mutex turn;
-  std::unique_ptr<espy::Plan> plan;
-  espy::Workers* workers = nullptr;
-  int owner = 0;
+  std::unique_ptr<Plan> plan;
+  std::unique_ptr<Workers> workers;
+};
+
+}  // namespace espy
+
+struct espy_engine {
+  const espy::Network network;
+  const int threads;
+  std::atomic<espy::Team*> team{new espy::Team};
 
   espy_engine(const int64_t* units, int64_t count, const float* weights, int64_t floats, int t)
       : network(units, count, weights, floats, espy::best_target()), threads(t) {}
   ~espy_engine() {
-    if (owner == espy::process()) delete workers;  // threads of a process that forked are not here
+    if (team.load()->process == espy::process()) delete team.load();
   }
-  void run(double* seconds) {
-    const espy::Kernels& k = network.kernels;
-    if (owner != espy::process()) {
-      workers = new espy::Workers(threads, [&k] { k.flush(0, false); });
-      owner = espy::process();
+  espy::Team& here() {
+    espy::Team* found = team.load();
+    while (found->process != espy::process()) {
+      auto own = std::make_unique<espy::Team>();
+      if (team.compare_exchange_strong(found, own.get())) return *own.release();
     }
+    return *found;
+  }
+  void run(espy::Team& own, double* seconds) const {
+    const espy::Kernels& k = network.kernels;
+    if (!own.workers) own.workers = std::make_unique<espy::Workers>(threads, [&k] { k.flush(0, false); });
     const unsigned was = k.flush(0, false);
     if (seconds) std::fill(seconds, seconds + network.units.size(), 0.0);
-    workers->run([&](int t, espy::Meeting& meeting) {
+    const espy::Plan* plan = own.plan.get();
+    own.workers->run([&](int t, espy::Meeting& meeting) {
       auto before = std::chrono::steady_clock::now();
       for (const auto& stage : plan->stages) {
         const espy::Slab slab{static_cast<int>(static_cast<int64_t>(stage.rows) * t / threads),
                               static_cast<int>(static_cast<int64_t>(stage.rows) * (t + 1) / threads), plan->scratch_of(t)};
         if (slab.from < slab.to) stage.run(slab);
         meeting.wait();
+#if defined(ESPY_CHECK)
+        if (t == 0) plan->check(static_cast<int>(&stage - plan->stages.data()));
+        meeting.wait();
+#endif
         if (seconds && t == 0) {
           const auto now = std::chrono::steady_clock::now();
           seconds[stage.unit] += std::chrono::duration<double>(now - before).count();
@@ -121,17 +143,18 @@ int32_t espy_run(espy_engine* engine, const uint8_t* picture, int64_t height, in
     if (!mask && !scores) throw espy::Error("no scores to write to");
     if (height < 1 || width < 1 || height > espy::MOST_SIDE || width > espy::MOST_SIDE)
       throw espy::Error("sides must be 1 to " + std::to_string(espy::MOST_SIDE));
-    std::lock_guard<std::mutex> lock(engine->turn);
-    if (!engine->plan || engine->plan->height != height || engine->plan->width != width) {
-      engine->plan.reset();  // its memory goes before another's comes
-      engine->plan = std::make_unique<espy::Plan>(engine->network, static_cast<int>(height), static_cast<int>(width), engine->threads);
+    espy::Team& own = engine->here();
+    std::lock_guard<std::mutex> lock(own.turn);
+    if (!own.plan || own.plan->height != height || own.plan->width != width) {
+      own.plan.reset();  // its memory goes before another's comes
+      own.plan = std::make_unique<espy::Plan>(engine->network, static_cast<int>(height), static_cast<int>(width), engine->threads);
     }
-    if (scores && room != engine->plan->given)
-      throw espy::Error("there are " + std::to_string(engine->plan->given) + " scores, and room for " + std::to_string(room));
-    engine->plan->picture = picture;
-    engine->plan->mask = mask;
-    engine->plan->scores = scores;
-    engine->run(seconds);
+    if (scores && room != own.plan->given)
+      throw espy::Error("there are " + std::to_string(own.plan->given) + " scores, and room for " + std::to_string(room));
+    own.plan->picture = picture;
+    own.plan->mask = mask;
+    own.plan->scores = scores;
+    engine->run(own, seconds);
     return 0;
   } catch (const std::bad_alloc&) {
     espy::tell("out of memory for a picture of this size");

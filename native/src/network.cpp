@@ -2,12 +2,16 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <new>
 
 #if defined(__linux__)
 #include <sys/mman.h>
+#endif
+#if !defined(_WIN32)
+#include <unistd.h>
 #endif
 
 #include "espy_engine.h"
@@ -130,12 +134,12 @@ struct Pack {
 
 struct Packs {
   std::vector<Pack> each;
-  mutable std::vector<Packed> list;
-  const Packed* packed() const {
-    if (list.empty())
-      for (const Pack& p : each) list.push_back(p.packed());
-    return list.data();
+  std::vector<Packed> list;
+  void add(Pack pack) {
+    each.push_back(std::move(pack));
+    list.push_back(each.back().packed());
   }
+  const Packed* packed() const { return list.data(); }
 };
 
 struct Ends {
@@ -243,7 +247,7 @@ struct Convolution {
     const int inputs = ci / groups * kernel * kernel, outputs = co / groups;
     const float* w = r.floats.next({co, ci / groups, kernel, kernel});
     for (int g = 0; g < groups; g++)
-      weights.each.push_back(
+      weights.add(
           Pack::of(r.kernels, outputs, inputs, [&](int o, int i) { return w[(static_cast<int64_t>(g) * outputs + o) * inputs + i]; }));
   }
   // `gap`: zeros between the planes of the output
@@ -326,6 +330,7 @@ struct BranchesUnit : Unit {
     const int added = branches * n, co = pooled + added;
     if (down && (out == in || out == picture)) throw Error("DOWN cannot work in place");
     if (residual && ci != co) throw Error("a residual needs as many outputs as inputs");
+    if (out == in && ci != co) throw Error("EESP works in place where it has as many outputs as inputs");
     reduce.co = n, reduce.kernel = reduce.dilation = reduce.stride = 1, reduce.groups = branches, reduce.split = down;
     reduce.read_weights(r, ci);
     reduce.end.read(r, n);
@@ -337,7 +342,7 @@ struct BranchesUnit : Unit {
     const float* e = r.floats.next({added, n});
     const float* p = picture >= 0 ? r.floats.next({co, 3}) : nullptr;
     for (int g = 0; g < branches; g++)
-      expand.each.push_back(Pack::of(r.kernels, n, n + (p ? 3 : 0), [&](int o, int k) {
+      expand.add(Pack::of(r.kernels, n, n + (p ? 3 : 0), [&](int o, int k) {
         return k < n ? e[(static_cast<int64_t>(g) * n + o) * n + k] : p[(static_cast<int64_t>(pooled) + g * n + o) * 3 + k - n];
       }));
     if (p) reinforce.assign(p, p + 3L * pooled);
@@ -420,7 +425,7 @@ struct EspUnit : Unit {
     for (int j = 0; j < branches; j++) {
       const int o = j ? n : n1, inputs = j || !primary ? n : n1;
       const float* w = r.floats.next({o, inputs, kernel, kernel});
-      weights.each.push_back(Pack::of(r.kernels, o, inputs * taps, [&](int a, int k) { return w[(static_cast<int64_t>(a) * inputs + k % inputs) * taps + k / inputs]; }));
+      weights.add(Pack::of(r.kernels, o, inputs * taps, [&](int a, int k) { return w[(static_cast<int64_t>(a) * inputs + k % inputs) * taps + k / inputs]; }));
     }
     end.read(r, co);
     last.read(r, co);
@@ -493,7 +498,7 @@ Packs transposed(Reader& r, int ci, int co) {
   Packs found;
   const float* w = r.floats.next({ci, co, 4});
   for (int place = 0; place < 4; place++)
-    found.each.push_back(Pack::of(r.kernels, co, ci, [&](int o, int i) { return w[(static_cast<int64_t>(i) * co + o) * 4 + place]; }));
+    found.add(Pack::of(r.kernels, co, ci, [&](int o, int i) { return w[(static_cast<int64_t>(i) * co + o) * 4 + place]; }));
   return found;
 }
 
@@ -582,7 +587,8 @@ struct MergeUnit : Unit {
 
 // One side of a resize to `large`, a depth-wise 3 and the average back: [n][3][2 reach + 1].
 std::vector<float> band(int n, int large, int* reach) {
-  std::vector<std::vector<double>> rows(3L * n, std::vector<double>(n, 0.0));
+  constexpr int MOST = 2 * MOST_REACH + 1;
+  std::vector<double> rows(3L * n * MOST, 0.0);  // by how far they are
   *reach = 1;
   for (int i = 0; i < n; i++) {
     const int from = static_cast<int>(static_cast<int64_t>(i) * large / n), to = static_cast<int>((static_cast<int64_t>(i + 1) * large + n - 1) / n);
@@ -595,19 +601,18 @@ std::vector<float> band(int n, int large, int* reach) {
         const double part = j + 1 < n ? at - j : 0.0;
         auto give = [&](int to_j, double value) {
           if (value == 0) return;
-          rows[3L * i + k][to_j] += value / (to - from);
           *reach = std::max(*reach, std::abs(to_j - i));
+          if (*reach > MOST_REACH) throw Error("a pyramid's scale reaches further than " + std::to_string(MOST_REACH) + " pixels");
+          rows[(3L * i + k) * MOST + to_j - i + MOST_REACH] += value / (to - from);
         };
         give(j, 1 - part);
         if (j + 1 < n) give(j + 1, part);
       }
   }
-  if (*reach > MOST_REACH) throw Error("a pyramid's scale reaches further than " + std::to_string(MOST_REACH) + " pixels");
   const int taps = 2 * *reach + 1;
-  std::vector<float> found(3L * n * taps, 0.0f);
-  for (int i = 0; i < n; i++)
-    for (int k = 0; k < 3; k++)
-      for (int j = std::max(0, i - *reach); j <= std::min(n - 1, i + *reach); j++) found[(3L * i + k) * taps + j - i + *reach] = static_cast<float>(rows[3L * i + k][j]);
+  std::vector<float> found(3L * n * taps);
+  for (long i = 0; i < 3L * n; i++)
+    for (int j = 0; j < taps; j++) found[i * taps + j] = static_cast<float>(rows[i * MOST + j - *reach + MOST_REACH]);
   return found;
 }
 
@@ -673,6 +678,7 @@ struct PyramidUnit : Unit {
         const std::vector<float> wide = widened(columns, across, reach);
         // by vectors of the pixel that gives, not of the one that takes
         const int lanes = plan.kernels.lanes;
+        plan.reserve(3L * p * taps * all);
         std::vector<float> with(3L * p * taps * all, 0.0f);
         for (int c = 0; c < p; c++)
           for (int ky = 0; ky < 3; ky++)
@@ -685,16 +691,16 @@ struct PyramidUnit : Unit {
               }
         s.columns = plan.keep(std::move(with));
       } else if (s.kind < 0) {
-        const int made = plan.make(-1, p, sh, sw), seen = plan.make(-1, p, sh, sw);
-        small.emplace_back(k, seen);
+        const int made = plan.make(-1, p, sh, sw);
         plan.use(s.small, made);
-        plan.use(s.seen, seen);
         s.up_rows = plan.lerp(sh, h, true), s.up_columns = plan.lerp(sw, w, true);
         auto& call = plan.args<Small>();
         call.pyramid = &u, call.which = k;
         plan.stage(sh, plane + 4 * GAP, [&call, &plan](const Slab& slab) { plan.kernels.average(call, slab); });
         plan.use(s.small, made);
+        const int seen = plan.make(-1, p, sh, sw);
         plan.use(s.seen, seen);
+        small.emplace_back(k, seen);
         plan.stage(sh, 0, [&call, &plan](const Slab& slab) { plan.kernels.see(call, slab); });
       }
     }
@@ -835,6 +841,18 @@ Network::Network(const int64_t* list, int64_t count, const float* weights, int64
 
 // ---- Memory
 
+namespace {
+
+size_t floats_of_this_machine() {
+#if defined(_SC_PHYS_PAGES)
+  return static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE)) / sizeof(float);
+#else
+  return SIZE_MAX / sizeof(float) / 2;
+#endif
+}
+
+}  // namespace
+
 Memory::Memory(size_t floats) : floats_(std::max<size_t>(floats, 16)) {
   const size_t page = floats_ * sizeof(float) >= 2 * PAGE ? PAGE : 64;
   const size_t bytes = (floats_ * sizeof(float) + page - 1) / page * page;
@@ -860,6 +878,7 @@ int Plan::make(int number, int channels, int h, int w, int gap) {
   p.channels = channels, p.height = h, p.width = w, p.gap = gap;
   p.plane = up16(w) + gap, p.row = p.plane * channels;
   p.floats = static_cast<size_t>(gap) + static_cast<size_t>(p.row) * h + 2 * STRIP + gap;
+  fits(p.floats);
   p.first = p.last = static_cast<int>(stages.size());
   places_.push_back(p);
   const int found = static_cast<int>(places_.size()) - 1;
@@ -886,8 +905,10 @@ void Plan::use(Map& map, int slot) {
 
 float* Plan::sums(int slot) {
   Place& p = places_[slot];
-  if (!p.sums) p.sums = const_cast<float*>(keep(std::vector<float>(static_cast<size_t>(p.height) * p.channels, 0.0f)));
-  return p.sums;
+  if (p.sums) return p.sums;
+  const size_t floats = static_cast<size_t>(p.height) * p.channels;
+  reserve(floats);
+  return p.sums = const_cast<float*>(keep(std::vector<float>(floats, 0.0f)));
 }
 
 const float* Plan::keep(std::vector<float> values) {
@@ -926,6 +947,17 @@ void Plan::stage(int rows, long scratch, std::function<void(const Slab&)> run) {
   scratch_floats_ = std::max(scratch_floats_, aligned(scratch + 64));
 }
 
+void Plan::fits(size_t floats) const {
+  static const size_t machine = floats_of_this_machine();
+  if (reserved_ > machine || floats > machine - reserved_)
+    throw Error("a picture of " + std::to_string(height) + " x " + std::to_string(width) + " pixels needs more memory than this machine has");
+}
+
+void Plan::reserve(size_t floats) {
+  fits(floats);
+  reserved_ += floats;
+}
+
 // Each map lies where no other is that lives at the same time: the first such place, maps by their first use.
 void Plan::lay_out() {
   size_t end = 0;
@@ -947,6 +979,9 @@ void Plan::lay_out() {
     placed.push_back(&p);
   }
   for (const Map* ring : rings_) row = std::max(row, ring->row + 2 * (ring->plane - up16(ring->width)) + 2 * STRIP);
+  reserve(end);
+  reserve(row + 64);
+  reserve(static_cast<size_t>(scratch_floats_) * threads);
   arena_ = std::make_unique<Memory>(end);
   zeros_ = std::make_unique<Memory>(row + 64);
   scratch_ = std::make_unique<Memory>(static_cast<size_t>(scratch_floats_) * threads);
@@ -956,6 +991,19 @@ void Plan::lay_out() {
     map->zeros = zeros_->at() + up16(p.gap);
   }
   for (Map* ring : rings_) ring->zeros = zeros_->at() + (ring->plane - up16(ring->width));
+}
+
+void Plan::check(int stage) const {
+  auto zero = [](const float* from, const float* to) { return std::all_of(from, to, [](float value) { return value == 0; }); };
+  for (const Place& p : places_) {
+    if (stage < p.first || stage > p.last) continue;
+    const float* first = arena_->at() + p.offset + p.gap;
+    bool fine = zero(first - p.gap, first);
+    for (long i = 0; i < static_cast<long>(p.height) * p.channels; i++) fine = fine && zero(first + i * p.plane + p.width, first + (i + 1) * p.plane);
+    if (fine) continue;
+    std::fprintf(stderr, "unit %d: what lies around a map of %d x %d x %d is not zero\n", stages[stage].unit, p.channels, p.height, p.width);
+    std::abort();
+  }
 }
 
 }  // namespace espy

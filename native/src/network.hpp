@@ -62,6 +62,7 @@ class Plan {
   const int height, width, threads;
   const Kernels& kernels;
   std::vector<Stage> stages;
+  void check(int stage) const;  // ends the process where what lies around a map is not zero
   float* scratch_of(int thread) const { return scratch_->at() + thread * scratch_floats_; }
   // Where the picture is, and where the results go: set before each run.
   const uint8_t* picture = nullptr;
@@ -89,6 +90,7 @@ class Plan {
     return *made;
   }
   void stage(int rows, long scratch, std::function<void(const Slab&)> run);
+  void reserve(size_t floats);  // refuses what this machine has no memory for, before the system ends the process for it
 
  private:
   struct Place {
@@ -98,6 +100,7 @@ class Plan {
     int first, last;
     float* sums;
   };
+  void fits(size_t floats) const;
   void lay_out();
   std::vector<Place> places_;
   std::vector<int> numbers_;
@@ -106,6 +109,7 @@ class Plan {
   std::vector<std::shared_ptr<void>> kept_;
   int unit_ = 0;  // that is adding its stages
   long scratch_floats_ = 0;
+  size_t reserved_ = 0;
   std::unique_ptr<Memory> arena_, scratch_, zeros_;
 };
 

@@ -1,12 +1,15 @@
 // A team of threads that do the same work on parts of their own and meet between its steps.
 #pragma once
 #include <atomic>
-#include <condition_variable>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <thread>
 #include <vector>
+
+#if !defined(__linux__)
+#include <condition_variable>
+#include <mutex>
+#endif
 
 namespace espy {
 
@@ -14,13 +17,17 @@ namespace espy {
 class Meeting {
  public:
   explicit Meeting(int size) : size_(size) {}
-  void wait();
+  void wait(int as_many = 1);  // in place of so many that are not there
 
  private:
   const int size_;
+  void sleep(int round);
+  void wake();
   std::atomic<int> here_{0}, round_{0}, asleep_{0};
+#if !defined(__linux__)
   std::mutex mutex_;
   std::condition_variable woken_;
+#endif
 };
 
 class Workers {

@@ -43,13 +43,14 @@ class Native:
         self._library = library()
         self._engine = self._library.espy_create(
             program.units.ctypes.data, len(program.units), program.weights.ctypes.data, len(program.weights),
-            threads or available_threads(),
+            min(threads or available_threads(), available_threads()),
         )  # fmt: skip
         if not self._engine:
             raise EngineError(f"{path}: engine native cannot open it ({_last_error(self._library)})")
-        self._end = weakref.finalize(self, _destroy, self._library, self._engine, os.getpid())
+        self._end = weakref.finalize(self, _destroy, self._library, self._engine)
         self._end.atexit = False  # a thread may still be in a run then; what the process holds goes with it
         self._alone = threading.Lock()  # nothing is closed while it runs
+        _open.add(self)
 
     def run(
         self, image: np.ndarray, *, scores: bool = False, seconds: np.ndarray | None = None
@@ -133,7 +134,18 @@ def _last_error(loaded: Any) -> str:
     return (loaded.espy_last_error() or b"").decode("utf-8", "replace")
 
 
-def _destroy(loaded: Any, engine: int, process: int) -> None:
-    """In the process that made it: a forked one has none of its threads."""
-    if os.getpid() == process:
-        loaded.espy_destroy(engine)
+def _destroy(loaded: Any, engine: int) -> None:
+    loaded.espy_destroy(engine)
+
+
+_open: weakref.WeakSet[Native] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    """In a forked child: no thread is there that would end a run that another was in."""
+    for engine in _open:
+        engine._alone = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
