@@ -1,6 +1,7 @@
 """The CPU engine built in other ways than it is installed: each once a session, in a folder of its own."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -9,9 +10,19 @@ from filelock import FileLock
 
 from builds import NATIVE, printed, tool
 from espy.machine import available_threads
+from programs import Runner
 
 RUNNER = Path(__file__).parent / "runner.cpp"
-FLAGS = ("-std=c++17", "-O1", f"-I{NATIVE / 'include'}", "-Wl,-rpath,$ORIGIN")
+FLAGS = ("-std=c++17", "-O1", "-pthread", f"-I{NATIVE / 'include'}")
+
+
+@pytest.fixture(scope="session")
+def engine():
+    """The functions of the engine, where it is installed."""
+    pytest.importorskip("espy_engine", reason="espy-engine is not installed: build native/")
+    from espy.run.engines.native import library
+
+    return library()
 
 
 @pytest.fixture(scope="session")
@@ -31,8 +42,25 @@ def built(tmp_path_factory):
                 set_to = [f"-D{name}={value}" for name, value in settings.items()]
                 printed(cmake, "-S", NATIVE, "-B", folder, "-G", "Unix Makefiles", *set_to)
                 printed(cmake, "--build", folder, "--parallel", str(available_threads()))
-                printed(found, *FLAGS, *sanitize, RUNNER, f"-L{folder}", "-lespy_engine", "-o", folder / "runner")
+                linked = (f"-L{folder}", "-lespy_engine", "-Wl,-rpath,$ORIGIN")
+                printed(found, *FLAGS, *sanitize, RUNNER, *linked, "-o", folder / "runner")
         return folder
+
+    return build
+
+
+@pytest.fixture
+def altered(tmp_path):
+    """altered(file, old, new): `runner` with a line of the engine's sources as it is not, plain C++, checked builds' checks in."""
+
+    def build(file, old, new):
+        sources = shutil.copytree(NATIVE / "src", tmp_path / "src")
+        text = (sources / file).read_text()
+        assert text.count(old) == 1
+        (sources / file).write_text(text.replace(old, new))
+        parts = [sources / f"{name}.cpp" for name in ("api", "network", "workers", "target_scalar")]
+        printed(tool("g++"), *FLAGS, "-ffp-contract=off", "-DESPY_CHECK", RUNNER, *parts, "-o", tmp_path / "runner")
+        return tmp_path / "runner"
 
     return build
 
@@ -48,6 +76,17 @@ def emulated(built):
         return [tool("qemu-x86_64"), "-cpu", processor, built("g++") / "runner"]
 
     return command
+
+
+@pytest.fixture(scope="session")
+def checked(built):
+    """checked(sanitizers): the engine's `runner` with these, which also ends where what lies around a map is not zero."""
+
+    def runner(sanitizers, **options):
+        folder = built("g++", ESPY_SANITIZE=sanitizers, CMAKE_BUILD_TYPE="Debug", **options)
+        return Runner(folder / "runner", env={**os.environ, "UBSAN_OPTIONS": "print_stacktrace=1"})
+
+    return runner
 
 
 @pytest.fixture

@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 
 from builds import NATIVE, printed, tool
+from espy.errors import EngineError
 from espy.header import Preprocess
 from espy.nn.build import build, weights_of
 from espy.priors import priors
 from espy.run.lowering import lower
 from espy.version import VERSION
+from lowered import run_program
+from programs import Program, Runner, everything
+from samples import noise
 
 
 def opened(path):
@@ -126,13 +130,11 @@ def test_sanitizers_see_a_read_behind_an_array_of_pythons(sanitized):
         ),
     ],
 )
-def test_a_processor_with_fewer_instructions_runs_the_library(emulated, processor, tmp_path):
-    empty = tmp_path / "empty"
-    empty.touch()
-    said = subprocess.run(
-        [*emulated(processor), empty, empty, empty, "16", "16", "1", tmp_path / "mask"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (said.returncode, len(said.stderr.splitlines())) == (1, 1), said  # no network: refused in one line
+def test_a_processor_with_fewer_instructions_runs_the_library(emulated, processor):
+    program, picture = everything(0), noise(33, 47)
+    _, wanted = run_program(program.units, program.weights, picture)
+    with Runner(*emulated(processor)) as runner:
+        _, scores = runner.run(program, picture, 2)
+        assert np.abs(scores - wanted.numpy()).max() <= 1e-4 * float(wanted.abs().max())
+        with pytest.raises(EngineError, match="the description ends before the number of units"):
+            runner.run(Program(program.units[:1], program.weights, 0), picture)

@@ -5,7 +5,6 @@ import pytest
 import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from lowered import run_program, run_unit, shapes_of, units_of
 from random_networks import arrays_of, given_by, random_network
 
 from espy import bundle
@@ -14,6 +13,7 @@ from espy.header import Preprocess, read_safetensors
 from espy.nn.build import build, with_weights
 from espy.run.lowering import lower
 from espy.spec import WIDTHS, make
+from lowered import run_program, run_unit, shapes_of, units_of
 from samples import noise
 
 pytestmark = pytest.mark.usefixtures("one_thread")

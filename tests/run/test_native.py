@@ -11,8 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from random_networks import arrays_of, given_by, random_network
+from test_lowering import BGR, RGB, networks
 
 from espy import bundle, load
 from espy.errors import EngineError, ModelError
@@ -180,6 +183,36 @@ def test_masks_and_scores_are_asked_of_networks_that_give_them(library, tiny_esp
         written(library, programs[1], picture, 7, mask=mask)
     with pytest.raises(AssertionError, match="no scores to write to"):
         written(library, programs[1], picture, None)
+
+
+def held_against_pytorch(library, examples):
+    """Networks of any task and any choices at any size: what the library writes, within 1e-4 of the largest."""
+
+    @settings(max_examples=examples, deadline=None, derandomize=True, phases=[Phase.generate])
+    @given(networks, st.integers(16, 70), st.integers(16, 140), st.sampled_from([RGB, BGR]), st.integers(0, 99))
+    def holds(spec, height, width, preprocess, seed):
+        network, picture = random_network(spec, seed), noise(height, width, seed)
+        program = lower(network.spec, arrays_of(network), preprocess)
+        x = torch.from_numpy(picture)[None].permute(0, 3, 1, 2)
+        x = (x.flip(1) if preprocess.order == "BGR" else x) * preprocess.scale
+        x = (x - torch.tensor(preprocess.mean).view(1, 3, 1, 1)) / torch.tensor(preprocess.std).view(1, 3, 1, 1)
+        with torch.no_grad():
+            wanted = given_by(network, x).numpy()
+        mask = np.zeros((height, width), np.uint8) if network.spec.task == "segment" else None
+        found = written(library, program, picture, wanted.size, 1 + seed % 3, mask).reshape(wanted.shape)
+        assert np.abs(found - wanted).max() <= 1e-4 * (np.abs(wanted).max() or 1.0)
+        assert mask is None or np.array_equal(mask, found.argmax(0))
+
+    holds()
+
+
+def test_any_network_s_scores_are_pytorch_s_at_any_size(library, one_thread):
+    held_against_pytorch(library, examples=25)
+
+
+@pytest.mark.native
+def test_any_network_s_scores_are_pytorch_s_for_long(library, one_thread):
+    held_against_pytorch(library, examples=1000)
 
 
 # As an engine
