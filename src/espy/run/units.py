@@ -148,7 +148,7 @@ def _pyramid(i: list[int], maps: Maps, picture: Size) -> Counted:
     maps[out] = (co, h, w)
     macs = (9 * count * p + p * co) * h * w
     for a, b in zip(i[4::2], i[5::2], strict=True):
-        macs += 9 * p * max(SMALLEST, -(-h * a // b)) * max(SMALLEST, -(-w * a // b))
+        macs += 9 * p * (h * w if a == b else max(SMALLEST, -(-h * a // b)) * max(SMALLEST, -(-w * a // b)))
     return [maps[x]], [maps[out]], macs
 
 
