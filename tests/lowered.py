@@ -8,7 +8,7 @@ from math import prod
 import torch
 import torch.nn.functional as F
 
-FORMAT = 1
+FORMAT = 2
 KINDS = (
     "FIRST", "POOL", "CONV", "EESP", "DOWN", "ESP", "AFFINE", "RESIZE", "UP2", "MERGE", "PYRAMID", "SEGMENT", "SEGMENT2",
     "MEAN", "SCORES",

@@ -11,6 +11,8 @@ from types import SimpleNamespace
 import numpy as np
 
 from espy.errors import EngineError
+from espy.header import read_safetensors
+from espy.run.lowering import lower
 from lowered import FORMAT, KINDS, shapes_of
 
 
@@ -62,6 +64,13 @@ class Opened:
 def run(functions, program, picture, threads=1):
     with Opened(functions, program, threads) as engine:
         return engine.run(picture)
+
+
+def of_file(path):
+    """The program of a segmentation network's model file."""
+    header, arrays = read_safetensors(path)
+    program = lower(header.spec, arrays, header.preprocess)
+    return Program(program.units, program.weights, header.spec.classes)
 
 
 def made(kind, ints, channels):

@@ -67,7 +67,7 @@ extern "C" {
 #define ESPY_API __attribute__((visibility("default")))
 #endif
 
-enum { ESPY_FORMAT = 1 };
+enum { ESPY_FORMAT = 2 };
 
 enum espy_kind {
   ESPY_FIRST = 1, ESPY_POOL, ESPY_CONV, ESPY_EESP, ESPY_DOWN, ESPY_ESP, ESPY_AFFINE, ESPY_RESIZE, ESPY_UP2, ESPY_MERGE,

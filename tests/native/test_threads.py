@@ -12,10 +12,8 @@ import pytest
 import torch
 
 from espy.errors import EngineError
-from espy.header import read_safetensors
 from espy.run.engines import load_engine
-from espy.run.lowering import lower
-from programs import Opened, everything, run
+from programs import Opened, everything, of_file, run
 from samples import noise, scene
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -39,8 +37,7 @@ def left(before, seconds=5):
 
 @pytest.mark.parametrize("model", ["tiny_v2", "tiny_espnet"])
 def test_a_network_gives_the_same_bytes_with_any_number_of_threads(engine, model, request):
-    header, arrays = read_safetensors(request.getfixturevalue(model))
-    program = lower(header.spec, arrays, header.preprocess)
+    program = of_file(request.getfixturevalue(model))
     for picture in (scene(16, 16), scene(61, 83), scene(130, 40)):
         one = run(engine, program, picture)
         for threads in (2, 3, 5):

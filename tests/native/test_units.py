@@ -9,10 +9,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from espy.errors import EngineError
-from espy.header import read_safetensors
-from espy.run.lowering import lower
 from lowered import run_program
-from programs import Runner, Sketch, everything, run
+from programs import Runner, Sketch, everything, of_file, run
 from samples import noise, scene
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -273,8 +271,7 @@ def test_a_unit_is_what_the_header_says_on_arm(kind, emulated):
 
 def test_a_network_s_masks_are_the_same_by_other_instructions(engine, target, tiny_v2, tiny_espnet, monkeypatch):
     for path in (tiny_v2, tiny_espnet):
-        header, arrays = read_safetensors(path)
-        program, picture = lower(header.spec, arrays, header.preprocess), scene(61, 83)
+        program, picture = of_file(path), scene(61, 83)
         mask, _ = run(engine, program, picture)
         with monkeypatch.context() as best:
             best.delenv("ESPY_ENGINE_TARGET")

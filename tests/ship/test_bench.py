@@ -454,3 +454,16 @@ def test_a_plot_that_cannot_be_made_is_refused_before_anything_is_measured(tmp_p
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(EspyError, match=r"--plot needs matplotlib.*: pip install 'espy-vision\[plot\]'"):
         plot.check_plot([tmp_path / "a.png"], [case])
+
+
+def test_the_native_engines_units_are_told_with_what_they_do(tiny_v2):
+    pytest.importorskip("espy_engine", reason="espy-engine is not installed: build native/")
+    image = scene(64, 96)[None]
+    found = operators.find("native", tiny_v2, 1, "float32", {"image": image}, lambda: None)
+    assert sum(one["share"] for one in found) == pytest.approx(1)
+    assert [one["ms"] for one in found] == sorted((one["ms"] for one in found), reverse=True)
+    network = build("espnetv2", width=0.5, classes=5)
+    assert sum(one["macs"] for one in found) == macs(network, (64, 96))
+    calls = {one["operator"]: one["calls"] for one in found}
+    assert calls["EESP 128x4x6"] == 7
+    assert calls["SEGMENT 64x96"] == 1

@@ -38,7 +38,7 @@ from espy.spec import (
     esp_split,
 )
 
-FORMAT = 1
+FORMAT = 2
 FIRST, POOL, CONV, EESP, DOWN, ESP, AFFINE, RESIZE, UP2, MERGE, PYRAMID, SEGMENT, SEGMENT2, MEAN, SCORES = range(1, 16)
 NONE = -1  # in place of a map
 LEAST = (
