@@ -434,6 +434,47 @@ def native(
                 print(f"native: {found.stamp}")
 
 
+def roofline(
+    names: tuple[str | Path, ...] = ("street", "street-small", ESPNET), size: tuple[int, int] = (512, 1024)
+) -> None:
+    """The native engine's units, one thread: multiply-adds a second against those for each byte of maps; an SVG in docs/images."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot()
+    with tempfile.TemporaryDirectory() as place:
+        weights = [plain_weights(name, Path(place)) for name in names]
+        found = espy.bench(weights, engines=["native"], sizes=[size], threads=[1], profile=True)
+    for row, colour in zip(found.rows, ("tab:blue", "tab:orange", "tab:green"), strict=True):
+        for one in row.operators:
+            name = f"{one['operator']}, {one['calls']:g} times: {one['ms']:.2f} ms"
+            gmac_s, per_byte = one["macs"] / one["ms"] / 1e6, one["macs"] / one["traffic"]
+            print(f"roofline: {Path(row.case.model).stem}: {name}, {gmac_s:.1f} GMAC/s, {per_byte:.1f} a byte")
+            if one["share"] < 0.005 or not one["macs"]:
+                continue
+            axes.scatter(per_byte, gmac_s, s=2000 * one["share"], color=colour, alpha=0.5, linewidths=0)
+            if one["share"] > 0.04:
+                axes.annotate(one["operator"], (per_byte, gmac_s), fontsize=6, ha="center", va="bottom")
+        axes.scatter([], [], color=colour, alpha=0.5, label=Path(row.case.model).stem)
+    (limits,) = found.limits
+    reach = [0.5, limits.gflops / 2 / limits.gb_s, 200]
+    axes.plot(
+        reach, [reach[0] * limits.gb_s, limits.gflops / 2, limits.gflops / 2], color="black", label="limit of one core"
+    )
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="multiply-adds for each byte of its maps",
+        ylabel="10⁹ multiply-adds a second",
+    )
+    axes.legend(loc="lower right", title="area: share of the network's time", title_fontsize=8)
+    figure.supxlabel(found.stamp, fontsize=5)
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "espy"}):
+        figure.savefig(Path(__file__).parent / "images" / "roofline.svg", metadata={"Date": None})
+    print(f"roofline: {limits.gflops / 2:.1f} GMAC/s, {limits.gb_s:.1f} GB/s; {found.stamp}")
+
+
 def formats(name: str = "street-small", size: tuple[int, int] = (512, 1024)) -> None:
     """Every format whose tools are installed here: bytes, how far it is off, processor time of one thread in turns."""
     from espy.ship.bench import measure, plan
@@ -529,6 +570,7 @@ MEASURES: dict[str, Callable[[], None]] = {
     "rewrites": rewrites,
     "sizes": sizes,
     "native": native,
+    "roofline": roofline,
     "formats": formats,
     "precisions": precisions,
 }
