@@ -434,6 +434,31 @@ def native(
                 print(f"native: {found.stamp}")
 
 
+def growth(
+    name: str = "street",
+    sizes: tuple[tuple[int, int], ...] = (
+        (64, 64),
+        (128, 128),
+        (256, 256),
+        (256, 384),
+        (480, 640),
+        (512, 1024),
+        (1024, 2048),
+        (2048, 4096),
+    ),
+) -> None:
+    """The native engine against ONNX Runtime on the deployed file from small pictures to large ones, one thread."""
+    for size in sizes:
+        found = espy.bench([name], engines=["native", "onnxruntime"], sizes=[size], threads=[1], rounds=10)
+        own, other = (row.alone.cpu_ms.minimum for row in found.rows)
+        print(
+            f"growth: {name}, {size[0]}x{size[1]}: native {own:.2f} ms of processor time, {1e6 * own / size[0] / size[1]:.1f} ns a pixel; "
+            f"ONNX Runtime {other:.2f} ms, {other / own:.2f} times as long",
+            flush=True,
+        )
+    print(f"growth: {found.stamp}")
+
+
 def roofline(
     names: tuple[str | Path, ...] = ("street", "street-small", ESPNET), size: tuple[int, int] = (512, 1024)
 ) -> None:
@@ -570,6 +595,7 @@ MEASURES: dict[str, Callable[[], None]] = {
     "rewrites": rewrites,
     "sizes": sizes,
     "native": native,
+    "growth": growth,
     "roofline": roofline,
     "formats": formats,
     "precisions": precisions,
