@@ -447,12 +447,12 @@ def growth(
         (2048, 4096),
     ),
 ) -> None:
-    """The native engine against ONNX Runtime on the deployed file from small pictures to large ones, one thread."""
+    """The native engine against ONNX Runtime on the deployed file from small pictures to large ones, one thread: processor time, the least."""
     for size in sizes:
         found = espy.bench([name], engines=["native", "onnxruntime"], sizes=[size], threads=[1], rounds=10)
         own, other = (row.alone.cpu_ms.minimum for row in found.rows)
         print(
-            f"growth: {name}, {size[0]}x{size[1]}: native {own:.2f} ms of processor time, {1e6 * own / size[0] / size[1]:.1f} ns a pixel; "
+            f"growth: {name}, {size[0]}x{size[1]}: native {own:.2f} ms, {1e6 * own / size[0] / size[1]:.1f} ns a pixel; "
             f"ONNX Runtime {other:.2f} ms, {other / own:.2f} times as long",
             flush=True,
         )
