@@ -447,7 +447,7 @@ def growth(
         (2048, 4096),
     ),
 ) -> None:
-    """The native engine against ONNX Runtime on the deployed file from small pictures to large ones, one thread: processor time, the least."""
+    """Processor time of the native engine, and of ONNX Runtime on the deployed file, from small pictures to large ones."""
     for size in sizes:
         found = espy.bench([name], engines=["native", "onnxruntime"], sizes=[size], threads=[1], rounds=10)
         own, other = (row.alone.cpu_ms.minimum for row in found.rows)
