@@ -20,7 +20,9 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -71,32 +73,44 @@ def prepare() -> None:
 
 
 def folder(count: int = 100, rounds: int = 3) -> None:
-    """Pictures a second of `predict` (overlay and mask written) over those of the engine alone, in turn."""
-    with tempfile.TemporaryDirectory() as place, espy.load("street", engine="onnxruntime", threads=2) as model:
-        photos = Path(place) / "photos"
+    """Full-HD photos a second from file to mask, and with overlay and mask written, over those of the engine alone, in turn."""
+    from espy.run.engines import installed
+
+    with tempfile.TemporaryDirectory() as place:
+        photos, out = Path(place) / "photos", Path(place) / "out"
         photos.mkdir()
         full_hd(photos / "000.jpg")
         for index in range(1, count):
             os.link(photos / "000.jpg", photos / f"{index:03}.jpg")
-        image = Frame.of(model.preprocess, (1080, 1920)).to_network(read(photos / "000.jpg").image)[None]
-        tasks = files.find([str(photos)], Path(place) / "out")
-        part = len(tasks) // rounds
-        ratios = []
-        model.engine.run(image)
-        for index in range(rounds):
+        tasks = files.find([str(photos)], out)
+        for engine, threads in product(filter(installed, ("onnxruntime", "native")), (1, 2)):
+            with espy.load("street", engine=engine, threads=threads) as model:
+                for name, rate, share in overlapping(model, tasks, out, rounds):
+                    print(f"folder: {engine}, {threads} threads, {name}: {rate:.2f} images/s, {share:.0%}", flush=True)
+
+
+def overlapping(model: espy.Model, tasks: list[files.Task], out: Path, rounds: int) -> list[tuple[str, float, float]]:
+    """Each way's name, images/s and share of the engine's alone, medians of the rounds."""
+    image = Frame.of(model.preprocess, (1080, 1920)).to_network(read(tasks[0].source).image)[None]
+    ways: dict[str, Callable[[list[files.Task]], list[Any]]] = {
+        "engine alone": lambda some: [model.engine.run(image) for _ in some],
+        "file to mask": lambda some: [item.result for item in model.map(task.content for task in some)],
+        "predict": lambda some: [
+            None if entry.error else entry for entry in files.predict(model, some, out, force=True)
+        ],
+    }
+    model.engine.run(image)
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for some in np.array_split(np.array(tasks, object), rounds):
+        for name, way in ways.items():
             start = time.perf_counter()
-            for _ in range(part):
-                model.engine.run(image)
-            alone = part / (time.perf_counter() - start)
-            start = time.perf_counter()
-            done = list(files.predict(model, tasks[index * part : (index + 1) * part], Path(place) / "out"))
-            whole = part / (time.perf_counter() - start)
-            assert all(entry.error is None for entry in done)
-            ratios.append(whole / alone)
-            print(
-                f"folder: {part} photos, engine alone {alone:.2f} images/s, predict {whole:.2f}, ratio {whole / alone:.3f}"
-            )
-        print(f"folder: median ratio {statistics.median(ratios):.3f}")
+            assert None not in way(list(some))
+            rates[name].append(len(some) / (time.perf_counter() - start))
+    alone = rates["engine alone"]
+    return [
+        (name, statistics.median(found), statistics.median(a / b for a, b in zip(found, alone, strict=True)))
+        for name, found in rates.items()
+    ]
 
 
 def memory() -> None:
