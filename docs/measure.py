@@ -493,20 +493,19 @@ def roofline(
             if one["share"] < 0.005 or not one["macs"]:
                 continue
             axes.scatter(per_byte, gmac_s, s=2000 * one["share"], color=colour, alpha=0.5, linewidths=0)
-            if one["share"] > 0.04:
-                axes.annotate(one["operator"], (per_byte, gmac_s), fontsize=6, ha="center", va="bottom")
+            if one["share"] > 0.02:
+                axes.annotate(one["operator"].split()[0], (per_byte, gmac_s), fontsize=6, ha="center", va="center")
         axes.scatter([], [], color=colour, alpha=0.5, label=Path(row.case.model).stem)
     (limits,) = found.limits
-    reach = [0.5, limits.gflops / 2 / limits.gb_s, 200]
-    axes.plot(
-        reach, [reach[0] * limits.gb_s, limits.gflops / 2, limits.gflops / 2], color="black", label="limit of one core"
-    )
+    reach = np.geomspace(0.7, 60, 200)
+    axes.plot(reach, np.minimum(reach * limits.gb_s, limits.gflops / 2), color="black", label="limit of one core")
     axes.set(
         xscale="log",
-        yscale="log",
+        ylim=(0, None),
         xlabel="multiply-adds for each byte of its maps",
         ylabel="10⁹ multiply-adds a second",
     )
+    axes.set_xticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
     axes.legend(loc="lower right", title="area: share of the network's time", title_fontsize=8)
     figure.supxlabel(found.stamp, fontsize=5)
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "espy"}):
