@@ -24,11 +24,12 @@ KERNEL float* scratch_after(float*& free, long floats) {
 }
 
 // Make what lies behind a row's planes zero again, and what lies before the first row.
-static void finish(const Map& m, int y) {
+static void finish(const Map& m, int y, int from, int to) {
   float* p = m.line_to(y);
-  if (y == 0) clear(p - (m.plane - up16(m.width)), m.plane - up16(m.width));
-  for (int c = 0; c < m.channels; c++, p += m.plane) clear(p + m.width, m.plane - m.width);
+  if (y == 0 && from == 0) clear(p - (m.plane - up16(m.width)), m.plane - up16(m.width));
+  for (int c = from; c < to; c++) clear(p + c * m.plane + m.width, m.plane - m.width);
 }
+static void finish(const Map& m, int y) { finish(m, y, 0, m.channels); }
 
 static void sum_row(const Map& m, int y, float* sums) {
   for (int c = 0; c < m.channels; c++) {
@@ -64,23 +65,114 @@ KERNEL void tiles(const float* const* rows, int inputs, const float* w, long x, 
   for (; v < vectors; v++) tile<O, 1>(rows, inputs, w, x + v * L, o0, v, then);
 }
 
+template <int N>
+struct Number {
+  static constexpr int is = N;
+};
+
+// each(Number of outputs, the first of them) for every tile.
+template <class Each>
+KERNEL void each_tile(int outputs, Each each) {
+  const int number = (outputs + TILE - 1) / TILE;
+  for (int i = 0; i < number; i++) {
+    const int o = outputs * i / number;
+    switch (outputs * (i + 1) / number - o) {
+      case 1: each(Number<1>(), o); break;
+      case 2: each(Number<2>(), o); break;
+      case 3: each(Number<3>(), o); break;
+      case 4: each(Number<4>(), o); break;
+      case 5: if (TILE >= 5) each(Number<TILE >= 5 ? 5 : 1>(), o); break;
+      default: if (TILE >= 6) each(Number<TILE >= 6 ? 6 : 1>(), o);
+    }
+  }
+}
+
 // All outputs for a strip: then(output, vector of the strip, sum).
 template <class Then>
 KERNEL void dense(const Packed& p, const float* const* rows, long x, int vectors, Then then) {
-  const float* w = p.weights;
-  const int number = (p.outputs + TILE - 1) / TILE;
-  for (int i = 0, o = 0; i < number; i++) {
-    const int n = p.outputs * (i + 1) / number - p.outputs * i / number;
-    switch (n) {
-      case 1: tiles<1>(rows, p.inputs, w, x, vectors, o, then); break;
-      case 2: tiles<2>(rows, p.inputs, w, x, vectors, o, then); break;
-      case 3: tiles<3>(rows, p.inputs, w, x, vectors, o, then); break;
-      case 4: tiles<4>(rows, p.inputs, w, x, vectors, o, then); break;
-      case 5: if (TILE >= 5) tiles<TILE >= 5 ? 5 : 1>(rows, p.inputs, w, x, vectors, o, then); break;
-      default: if (TILE >= 6) tiles<TILE >= 6 ? 6 : 1>(rows, p.inputs, w, x, vectors, o, then);
+  each_tile(p.outputs, [&](auto number, int o) { tiles<number.is>(rows, p.inputs, p.weights + (long)o * p.inputs, x, vectors, o, then); });
+}
+
+// ---- 3 x 3 of four rows at once: Winograd's F(4, 3) down each column of taps. Six blends of the six rows that the four read, each
+// times its own weights: 18 products for an input, an output and four pixels instead of 36.
+
+KERNEL void blends(V (&r)[6]) {
+  const V a = fma(set(-4), r[2], r[4]), b = fma(set(-4), r[1], r[3]), c = sub(r[4], r[2]), d = mul(set(2), sub(r[3], r[1]));
+  r[0] = fma(set(4), sub(r[0], r[2]), sub(r[4], r[2]));
+  r[5] = fma(set(4), sub(r[1], r[3]), sub(r[5], r[3]));
+  r[1] = add(a, b);
+  r[2] = sub(a, b);
+  r[3] = add(c, d);
+  r[4] = sub(c, d);
+}
+
+KERNEL void rows_of(const V (&m)[6], V (&out)[4]) {
+  const V a = add(m[1], m[2]), b = sub(m[1], m[2]), c = add(m[3], m[4]), d = sub(m[3], m[4]);
+  out[0] = add(add(m[0], a), c);
+  out[1] = fma(set(2), d, b);
+  out[2] = fma(set(4), c, a);
+  out[3] = add(fma(set(8), d, b), m[5]);
+}
+
+template <int O, int N, class Then>
+KERNEL void four_tile(const Fours& f, const float* const* rows, int inputs, long x, int o0, float* made, Then& then) {
+  for (int k = 0; k < 6; k++) {
+    auto keep = [&](int o, int v, V s) { store(made + ((k * O + o) * N + v) * L, s); };
+    tile<O, N>(rows + (long)k * inputs, inputs, f.weights[k].weights + (long)o0 * inputs, x, 0, 0, keep);
+  }
+  for (int o = 0; o < O; o++)
+    for (int v = 0; v < N; v++) {
+      V m[6], out[4];
+      UNROLL for (int k = 0; k < 6; k++) m[k] = load(made + ((k * O + o) * N + v) * L);
+      rows_of(m, out);
+      then(o0 + o, x + v * L, out);
     }
-    w += (long)n * p.inputs;
-    o += n;
+}
+
+// then(output, pixel, sums of the four rows from y on), those of rows outside of the map among them.
+template <class Then>
+static void four_rows(const Fours& f, const Joined& in, int y, float* free, Then then) {
+  const int ci = in.channels, width = in.maps[0].width, d = f.dilation, pad = up16(d);
+  const long pitch = least(FOURS_WIDTH, up16(width)) + 2 * pad;
+  float* made = scratch_after(free, 6L * TILE * WIDE * L);
+  const float** rows = reinterpret_cast<const float**>(scratch_after(free, 2L * 18 * ci));  // [blend](channel, x)
+  float* blended = scratch_after(free, 6 * ci * pitch);                                     // [blend][channel]
+  for (int k = 0; k < 6; k++)
+    for (int c = 0; c < ci; c++)
+      for (int s = 0; s < 3; s++) rows[(k * ci + c) * 3 + s] = blended + (k * ci + c) * pitch + pad + (s - 1) * d;
+  for (int x0 = 0; x0 < width; x0 += FOURS_WIDTH) {
+    const int vectors = (least(FOURS_WIDTH, width - x0) + L - 1) / L, last = up16(least(FOURS_WIDTH, width - x0)) + 2 * pad;
+    float* to = blended;
+    for (int m = 0; m < in.count; m++)
+      for (int c = 0; c < in.maps[m].channels; c++, to += pitch) {
+        const float* from[6];
+        for (int k = 0; k < 6; k++) from[k] = in.maps[m].line(y + (k - 1) * d) + c * in.maps[m].plane + x0 - pad;
+        for (int x = 0; x < last; x += L) {
+          V r[6];
+          UNROLL for (int k = 0; k < 6; k++) r[k] = load(from[k] + x);
+          blends(r);
+          UNROLL for (int k = 0; k < 6; k++) store(to + k * ci * pitch + x, r[k]);
+        }
+      }
+    auto at = [&](int o, long x, const V(&out)[4]) { then(o, x0 + x, out); };
+    for (int x = 0; x < vectors * L; x += STRIP) {
+      const int end = least(x + STRIP, vectors * L);
+      each_tile(f.weights[0].outputs, [&](auto number, int o) {
+        int v = x;
+        for (; v + WIDE * L <= end; v += WIDE * L) four_tile<number.is, WIDE>(f, rows, 3 * ci, v, o, made, at);
+        for (; v < end; v += L) four_tile<number.is, 1>(f, rows, 3 * ci, v, o, made, at);
+      });
+    }
+  }
+}
+
+// Groups of four rows, of which at least three are in the map; the others row by row.
+template <class Four, class One>
+KERNEL void by_fours(const Fours& f, int height, const Slab& slab, Four four, One one) {
+  for (int i = slab.from; i < slab.to; i++) {
+    const int y = f.first(i, height), many = f.rows(y, height);
+    if (many > 2) four(y, many);
+    else for (int r = 0; r < many; r++) one(y + r * f.dilation);
   }
 }
 
@@ -222,8 +314,7 @@ static void narrow_conv(const Conv& u, const Slab& slab) {
   }
 }
 
-static void conv(const Conv& u, const Slab& slab) {
-  if (u.narrow) return narrow_conv(u, slab);
+static void conv_rows(const Conv& u, const Slab& slab) {
   const int ci = u.in.channels, k = u.kernel, inputs = ci / u.groups, outputs = u.weights[0].outputs;
   const int height = u.in.maps[0].height, width = u.in.maps[0].width, wo = u.split ? width : u.out.width;
   const int reach = u.dilation * (k - 1) / 2, kept = u.stride == 1 ? 0 : 2 * reach + 2;
@@ -295,6 +386,22 @@ static void conv(const Conv& u, const Slab& slab) {
     if (u.split && width % 2)  // there is one odd pixel less
       for (int c = 1; c < u.out.channels; c += 2) out[c * u.out.plane + width / 2] = 0;
   }
+}
+
+static void conv(const Conv& u, const Slab& slab) {
+  if (u.narrow) return narrow_conv(u, slab);
+  if (!u.fours.weights) return conv_rows(u, slab);
+  const long plane = u.out.plane;
+  by_fours(
+      u.fours, u.out.height, slab,
+      [&](int y, int many) {
+        four_rows(u.fours, u.in, y, slab.scratch, [&](int o, long x, const V(&sums)[4]) {
+          const V bias = set(u.end.bias[o]), slope = set(u.end.slope[o]);
+          for (int r = 0; r < many; r++) store(u.out.line_to(y + r * u.fours.dilation) + o * plane + x, prelu(add(sums[r], bias), slope));
+        });
+        for (int r = 0; r < many; r++) finish(u.out, y + r * u.fours.dilation);
+      },
+      [&](int y) { conv_rows(u, {y, y + 1, slab.scratch}); });
 }
 
 // The pyramid of depth-wise branches on one strip: to[(branch n + c) pitch + ...]. Branch k adds its taps to what branch k-1 left.
@@ -432,47 +539,50 @@ static void branches(const Branches& all, const Slab& slab) {
   }
 }
 
-static void esp(const Esp& u, const Slab& slab) {
+// What follows a branch's sum at row y, output o of the branch, pixel x.
+KERNEL void leave(const Esp& u, int y, int o, long x, V s) {
+  const int m = u.first + o;
+  s = prelu(add(s, set(u.end.bias[m])), set(u.end.slope[m]));
+  float* sums = u.added || u.adds ? u.sums.line_to(y) + o * u.sums.plane + x : nullptr;
+  if (u.adds) s = add(s, load(sums));
+  if (u.added) store(sums, s);
+  if (u.residual) s = add(s, load(u.in.plane(y, m) + x));
+  store(u.out.line_to(y) + m * u.out.plane + x, prelu(fma(s, set(u.last.scale[m]), set(u.last.shift[m])), set(u.last.slope[m])));
+}
+
+static void finish_branch(const Esp& u, int y) {
+  finish(u.out, y, u.first, u.first + u.weights.outputs);
+  if (u.added) finish(u.sums, y);
+}
+
+static void esp_rows(const Esp& u, const Slab& slab) {
+  const Map& from = u.reduced.maps[0];
   const int size = u.kernel, width = u.out.width;
-  int widest = 0, inputs = 0;
-  for (int j = 0; j < u.branches; j++) widest = most(widest, u.weights[j].outputs), inputs = most(inputs, u.weights[j].inputs);
   float* free = slab.scratch;
-  float* before = scratch_after(free, (long)widest * STRIP);  // the sum that the next branch adds
-  const float** rows = reinterpret_cast<const float**>(scratch_after(free, 2L * inputs * u.branches));
-  const float** residual = reinterpret_cast<const float**>(scratch_after(free, 2L * u.out.channels));
+  const float** rows = reinterpret_cast<const float**>(scratch_after(free, 2L * size * size * from.channels));
   for (int y = slab.from; y < slab.to; y++) {
-    for (int j = 0; j < u.branches; j++) {
-      const Map& m = j ? u.reduced : u.first;
-      const float** to = rows + (long)j * inputs;
-      for (int t = 0; t < size * size; t++) {
-        const int d = 1 << j;
-        const float* p = m.line(y + (t / size - size / 2) * d) + (t % size - size / 2) * d;
-        for (int c = 0; c < m.channels; c++, p += m.plane) *to++ = p;
-      }
+    const float** to = rows;
+    for (int t = 0; t < size * size; t++) {
+      const float* p = from.line(y + (t / size - size / 2) * u.dilation) + (t % size - size / 2) * u.dilation;
+      for (int i = 0; i < from.channels; i++, p += from.plane) *to++ = p;
     }
-    if (u.residual) {
-      const float** to = residual;
-      for (int m = 0; m < u.in.count; m++)
-        for (int c = 0; c < u.in.maps[m].channels; c++) *to++ = u.in.maps[m].line(y) + c * u.in.maps[m].plane;
-    }
-    float* out = u.out.line_to(y);
-    for (int x = 0; x < width; x += STRIP) {
-      const int vectors = vectors_of(x, width);
-      for (int j = 0, c = 0; j < u.branches; j++) {
-        const bool adds = u.hff && j + 1 >= u.hff;
-        dense(u.weights[j], rows + (long)j * inputs, x, vectors, [&](int o, int v, V s) {
-          const int m = c + o;
-          s = prelu(add(s, set(u.end.bias[m])), set(u.end.slope[m]));
-          if (adds) s = add(s, load(before + o * STRIP + v * L));
-          store(before + o * STRIP + v * L, s);
-          if (u.residual) s = add(s, load(residual[m] + x + v * L));
-          store(out + m * u.out.plane + x + v * L, prelu(fma(s, set(u.last.scale[m]), set(u.last.shift[m])), set(u.last.slope[m])));
-        });
-        c += u.weights[j].outputs;
-      }
-    }
-    finish(u.out, y);
+    for (int x = 0; x < width; x += STRIP)
+      dense(u.weights, rows, x, vectors_of(x, width), [&](int o, int v, V s) { leave(u, y, o, x + v * L, s); });
+    finish_branch(u, y);
   }
+}
+
+static void esp(const Esp& u, const Slab& slab) {
+  if (!u.fours.weights) return esp_rows(u, slab);
+  by_fours(
+      u.fours, u.out.height, slab,
+      [&](int y, int many) {
+        four_rows(u.fours, u.reduced, y, slab.scratch, [&](int o, long x, const V(&sums)[4]) {
+          for (int r = 0; r < many; r++) leave(u, y + r * u.dilation, o, x, sums[r]);
+        });
+        for (int r = 0; r < many; r++) finish_branch(u, y + r * u.dilation);
+      },
+      [&](int y) { esp_rows(u, {y, y + 1, slab.scratch}); });
 }
 
 static void affine(const Affine& u, const Slab& slab) {

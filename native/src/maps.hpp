@@ -7,6 +7,7 @@ namespace espy {
 constexpr int GAP = 16;    // zeros between the planes of a row: the padding of both neighbours
 constexpr int STRIP = 64;  // pixels that a kernel works on at a time
 constexpr int PITCH = STRIP + 16;  // from one channel's strip of several narrow rows to the next's
+constexpr int FOURS_WIDTH = 256;  // pixels of four rows that are worked on at a time
 constexpr int MOST_INPUTS = 64;  // maps that are joined to one
 
 constexpr int up16(int n) { return (n + 15) / 16 * 16; }
@@ -31,6 +32,12 @@ struct Map {
 struct Joined {
   Map maps[MOST_INPUTS];
   int count = 0, channels = 0;
+
+  const float* plane(int y, int c) const {
+    int m = 0;
+    while (c >= maps[m].channels) c -= maps[m++].channels;
+    return maps[m].line(y) + c * maps[m].plane;
+  }
 };
 
 // Weights [inputs][outputs] in tiles of nearly equal numbers of outputs, each [inputs][outputs of the tile].
@@ -84,12 +91,27 @@ struct Pool {
   Map in, out;
 };
 
+// Of a 3 x 3 of stride 1: rows y, y + d, y + 2 d and y + 3 d at once, d the dilation (kernels.hpp: `four_rows`).
+struct Fours {
+  const Packed* weights = nullptr;  // six, inputs (channel, x); null: row by row
+  int dilation = 1;
+
+  // Such rows start at first(i, height) for i from 0 to number(height) - 1.
+  int number(int height) const { return (height + 4 * dilation - 1) / (4 * dilation) * apart(height); }
+  int first(int i, int height) const { return i / apart(height) * 4 * dilation + i % apart(height); }
+  int rows(int y, int height) const { return y >= height ? 0 : y + 3 * dilation < height ? 4 : (height - 1 - y) / dilation + 1; }
+
+ private:
+  int apart(int height) const { return dilation < height ? dilation : height; }
+};
+
 struct Conv {
   Joined in;
   Map out;
   int kernel, dilation, stride, groups;
   const Packed* weights;  // a group each, inputs (channel, y, x)
   End end;
+  Fours fours;
   bool narrow;  // 1 x 1 of stride 1, and rows of `out` lie abreast
   bool split;  // `out` has the even and the odd pixels of each channel as two planes of half the width
 };
@@ -111,13 +133,17 @@ struct Branches {
   float* sums;
 };
 
+// A branch of ESP.
 struct Esp {
-  Map first, reduced;  // read by branch 0, and by the others
-  Joined in;           // of the residual
+  Joined reduced;  // one map
+  Joined in;       // of the residual
+  Map sums;        // what a branch leaves for the next to add
   Map out;
-  int branches, kernel, hff;  // hff: counted from 1; 0: never
-  bool residual;
-  const Packed* weights;  // a branch each, inputs (y, x, channel)
+  int kernel, dilation;
+  int first;  // of the outputs
+  bool adds, added, residual;  // the sums; to the next branch
+  Packed weights;  // inputs (y, x, channel)
+  Fours fours;
   End end;
   Norm last;
 };
@@ -213,9 +239,9 @@ struct Kernels {
   int lanes, tile;  // floats of a vector; outputs of a tile
   void (*first)(const First&, const Slab&);
   void (*pool)(const Pool&, const Slab&);
-  void (*conv)(const Conv&, const Slab&);
+  void (*conv)(const Conv&, const Slab&);  // where rows are made by fours, a slab is one of fours
   void (*branches)(const Branches&, const Slab&);
-  void (*esp)(const Esp&, const Slab&);
+  void (*esp)(const Esp&, const Slab&);    // as conv
   void (*affine)(const Affine&, const Slab&);
   void (*resize)(const Resize&, const Slab&);
   void (*up2)(const Up2&, const Slab&);       // rows of the input

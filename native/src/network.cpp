@@ -142,6 +142,24 @@ struct Packs {
   const Packed* packed() const { return list.data(); }
 };
 
+// A 3 x 3, w(output, input)[y][x], as Winograd's F(4, 3) has it: `four_rows` of kernels.hpp.
+Packs six_packs(const Kernels& k, int outputs, int inputs, const std::function<const float*(int, int)>& w) {
+  static constexpr double BLEND[6][3] = {{1 / 4.0, 0, 0},           {-1 / 6.0, -1 / 6.0, -1 / 6.0}, {-1 / 6.0, 1 / 6.0, -1 / 6.0},
+                                         {1 / 24.0, 1 / 12.0, 1 / 6.0}, {1 / 24.0, -1 / 12.0, 1 / 6.0}, {0, 0, 1}};
+  Packs packs;
+  for (const auto& part : BLEND)
+    packs.add(Pack::of(k, outputs, 3 * inputs, [&](int o, int i) {
+      const float* taps = w(o, i / 3) + i % 3;
+      return static_cast<float>(part[0] * taps[0] + part[1] * taps[3] + part[2] * taps[6]);
+    }));
+  return packs;
+}
+
+long fours_scratch(const Fours& f, const Kernels& k, int inputs, int width) {
+  const long pitch = std::min(FOURS_WIDTH, up16(width)) + 2 * up16(f.dilation);
+  return aligned(6L * k.tile * STRIP) + aligned(36L * inputs) + aligned(6 * inputs * pitch);
+}
+
 struct Ends {
   std::vector<float> bias, slope;
   void read(Reader& r, int channels) {
@@ -238,7 +256,7 @@ struct PoolUnit : Unit {
 struct Convolution {
   int co, kernel, dilation, stride, groups;
   bool split = false;
-  Packs weights;
+  Packs weights, fours;
   Ends end;
 
   void read_weights(Reader& r, int ci) {
@@ -249,6 +267,8 @@ struct Convolution {
     for (int g = 0; g < groups; g++)
       weights.add(
           Pack::of(r.kernels, outputs, inputs, [&](int o, int i) { return w[(static_cast<int64_t>(g) * outputs + o) * inputs + i]; }));
+    if (kernel == 3 && stride == 1 && groups == 1)
+      fours = six_packs(r.kernels, co, ci, [&](int o, int i) { return w + (static_cast<int64_t>(o) * ci + i) * 9; });
   }
   // `gap`: zeros between the planes of the output
   int add(Plan& plan, const std::vector<int>& in, int out, int gap = GAP) const {
@@ -258,7 +278,7 @@ struct Convolution {
     const int slot = plan.make(out, co, h, w, gap);
     const long scratch = fill(plan, u, in);
     plan.use(u.out, slot);
-    plan.stage(h, scratch, [&u, &plan](const Slab& s) { plan.kernels.conv(u, s); });
+    plan.stage(u.fours.weights ? u.fours.number(h) : h, scratch, [&u, &plan](const Slab& s) { plan.kernels.conv(u, s); });
     return slot;
   }
   // Everything but the output; returns the scratch it takes.
@@ -272,6 +292,8 @@ struct Convolution {
     const long ci = u.in.channels, reach = dilation * (kernel - 1) / 2, line = 2 * ci * (up16(w) + GAP);
     long scratch = aligned(2 * kernel * ci) + aligned(2 * (ci / groups) * kernel * kernel) + (split ? aligned(co / groups * STRIP) : 0) + 2 * aligned(3 * GAP);
     if (u.narrow) scratch += aligned((ci + co / groups) * PITCH + 16);
+    u.fours = {fours.packed(), dilation};
+    if (u.fours.weights) scratch = std::max(scratch, fours_scratch(u.fours, plan.kernels, u.in.channels, w));
     if (stride == 2) scratch += aligned((2 * reach + 2) * line + GAP) + aligned(line + 2 * GAP);
     return scratch;
   }
@@ -391,6 +413,7 @@ struct EspUnit : Unit {
   bool residual, primary;
   Convolution reduce, alone;
   Packs weights;
+  std::vector<Packs> fours;
   Ends end;
   Norms last;
   EspUnit(Integers& i, Reader& r) {
@@ -426,6 +449,7 @@ struct EspUnit : Unit {
       const int o = j ? n : n1, inputs = j || !primary ? n : n1;
       const float* w = r.floats.next({o, inputs, kernel, kernel});
       weights.add(Pack::of(r.kernels, o, inputs * taps, [&](int a, int k) { return w[(static_cast<int64_t>(a) * inputs + k % inputs) * taps + k / inputs]; }));
+      if (kernel == 3) fours.push_back(six_packs(r.kernels, o, inputs, [&](int a, int i) { return w + (static_cast<int64_t>(a) * inputs + i) * 9; }));
     }
     end.read(r, co);
     last.read(r, co);
@@ -433,20 +457,26 @@ struct EspUnit : Unit {
   }
   void add(Plan& plan) const override {
     const int gap = std::max(GAP, up16((1 << (branches - 1)) * (kernel - 1) / 2));
-    auto& u = plan.args<Esp>();
     const int reduced = reduce.add(plan, in, -1, gap), first = primary ? alone.add(plan, in, -1, gap) : reduced;
-    join(plan, u.in, in);
-    plan.use(u.reduced, reduced);
-    plan.use(u.first, first);
     const auto found = plan.size(reduced);
     const int co = n1 + (branches - 1) * n;
     const int slot = in.size() == 1 && in[0] == out ? plan.slot(out) : plan.make(out, co, found.height, found.width);
-    plan.use(u.out, slot);
-    u.branches = branches, u.kernel = kernel, u.hff = hff, u.residual = residual;
-    u.weights = weights.packed(), u.end = end.end(), u.last = last.norm();
-    const long inputs = static_cast<long>(std::max(n, n1)) * kernel * kernel;
-    plan.stage(found.height, aligned(static_cast<long>(std::max(n, n1)) * STRIP) + aligned(2 * inputs * branches) + aligned(2L * co),
-               [&u, &plan](const Slab& s) { plan.kernels.esp(u, s); });
+    const int sums = hff && hff <= branches ? plan.make(-1, n, found.height, found.width) : -1;
+    for (int j = 0; j < branches; j++) {
+      auto& u = plan.args<Esp>();
+      const Packed* straight = weights.packed() + j;
+      u.reduced.count = 1, u.reduced.channels = j || !primary ? n : n1;
+      plan.use(u.reduced.maps[0], j ? reduced : first);
+      join(plan, u.in, in);
+      plan.use(u.out, slot);
+      if (sums >= 0) plan.use(u.sums, sums);
+      u.kernel = kernel, u.dilation = 1 << j, u.first = j ? n1 + (j - 1) * n : 0;
+      u.adds = hff && j + 1 >= hff, u.added = hff && j + 2 >= hff && j + 1 < branches, u.residual = residual;
+      u.weights = *straight, u.end = end.end(), u.last = last.norm();
+      if (kernel == 3) u.fours = {fours[j].packed(), u.dilation};
+      const long scratch = std::max(aligned(2L * straight->inputs), u.fours.weights ? fours_scratch(u.fours, plan.kernels, u.reduced.channels, found.width) : 0);
+      plan.stage(u.fours.weights ? u.fours.number(found.height) : found.height, scratch, [&u, &plan](const Slab& s) { plan.kernels.esp(u, s); });
+    }
   }
 };
 
