@@ -844,58 +844,6 @@ static void scales_row(const Pyramid& u, int c, int y, float* to, float* scratch
   }
 }
 
-// Blocks of rows, and in them plane by plane: each keeps a ring of the rows that its 3 x 3 reads.
-static void pyramid(const Pyramid& u, const Slab& slab) {
-  constexpr int BLOCK = 8, RING = BLOCK + 2;
-  const int p = u.in.channels, width = u.in.width, height = u.in.height, m = u.scales;
-  const long plane = u.in.plane, line = m * plane;
-  const int narrow = abreast(width);
-  const long pitch = narrow > 1 ? PITCH : plane;
-  float* free = slab.scratch;
-  float* rings = scratch_after(free, (long)p * RING * line + GAP) + GAP;
-  float* nothing = scratch_after(free, line + 2 * GAP) + GAP;
-  float* merged = scratch_after(free, (long)BLOCK * p * plane);
-  float* made = scratch_after(free, narrow > 1 ? (long)u.out.channels * PITCH : 0);
-  float* scratch = scratch_after(free, plane + 2 * GAP);
-  clear(slab.scratch, free - slab.scratch);
-  const float* rows[3 * MOST_SCALES];
-  const float** planes_of = reinterpret_cast<const float**>(scratch_after(free, 2L * p));
-  for (int from = slab.from; from < slab.to; from += BLOCK) {
-    const int to = least(from + BLOCK, slab.to);
-    for (int c = 0; c < p; c++) {
-      float* ring = rings + (long)c * RING * line;
-      auto slot = [&](int y) { return ring + (y + RING) % RING * line; };
-      for (int y = from == slab.from ? from - 1 : from + 1; y <= to; y++)
-        if (y >= 0 && y < height) {
-          scales_row(u, c, y, slot(y), scratch);
-          for (int k = 0; k < m; k++) clear(slot(y) + k * plane + width, up16(width) - width);
-        }
-      for (int y = from; y < to; y++) {
-        for (int k = 0; k < m; k++)
-          for (int t = 0; t < 3; t++) rows[3 * k + t] = (y + t - 1 < 0 || y + t - 1 >= height ? nothing : slot(y + t - 1)) + k * plane;
-        float* row = merged + ((y - from) / narrow * p + c) * pitch + (y - from) % narrow * width;
-        const V bias = set(u.merged.bias[c]), slope = set(u.merged.slope[c]);
-        shifted_sums<1, WIDE>(rows, 3 * m, 0, u.merge + 9L * m * c, width, [&](int, int v, V s) { store(row + v * L, prelu(add(s, bias), slope)); });
-      }
-    }
-    for (int y = from, many; y < to; y += many) {
-      many = least(narrow, to - y);
-      for (int c = 0; c < p; c++) planes_of[c] = merged + ((y - from) / narrow * p + c) * pitch;
-      if (narrow > 1) {
-        dense_abreast(u.last, planes_of, many, y, u.end, made, u.out, 0);
-        for (int r = 0; r < many; r++) finish(u.out, y + r);
-        continue;
-      }
-      float* out = u.out.line_to(y);
-      for (int x = 0; x < width; x += STRIP)
-        dense(u.last, planes_of, x, vectors_of(x, width), [&](int o, int v, V s) {
-          store(out + o * u.out.plane + x + v * L, prelu(add(s, set(u.end.bias[o])), set(u.end.slope[o])));
-        });
-      finish(u.out, y);
-    }
-  }
-}
-
 // ---- Masks
 
 KERNEL void store_part(float* to, V a, int n) {
@@ -931,17 +879,86 @@ KERNEL void segment_row(const Segment& u, const float* row, int y) {
   }
 }
 
-static void segment(const Segment& u, const Slab& slab) {
+static void segment_line(const Segment& u, int y, float* row) {
   const long plane = u.in.plane;
+  const int i = u.rows.at[y], j = least(i + 1, u.in.height - 1);
+  for (int c = 0; c < u.in.channels; c++) between_rows(u.in.line(i) + c * plane, u.in.line(j) + c * plane, u.rows.part[y], u.in.width, row + c * plane);
+  if (u.scores) segment_row<true>(u, row, y);
+  else segment_row<false>(u, row, y);
+}
+
+static void segment(const Segment& u, const Slab& slab) {
+  for (int y = slab.from; y < slab.to; y++) segment_line(u, y, slab.scratch);
+}
+
+// Blocks of rows, and in them plane by plane: each keeps a ring of the rows that its 3 x 3 reads. Where the mask follows, of `out` no more
+// rows are kept than it reads: it lies between two of them, the last of which may be the next slab's.
+static void pyramid(const Pyramid& all, const Slab& slab) {
+  constexpr int BLOCK = 8, RING = BLOCK + 2;
+  Pyramid u = all;
+  const int p = u.in.channels, width = u.in.width, height = u.in.height, m = u.scales;
+  const long plane = u.in.plane, line = m * plane;
+  const int narrow = abreast(width);
+  const long pitch = narrow > 1 ? PITCH : plane;
   float* free = slab.scratch;
-  float* row = scratch_after(free, u.in.channels * plane + 2 * GAP);
-  for (int y = slab.from; y < slab.to; y++) {
-    const int i = u.rows.at[y], j = least(i + 1, u.in.height - 1);
-    for (int c = 0; c < u.in.channels; c++) between_rows(u.in.line(i) + c * plane, u.in.line(j) + c * plane, u.rows.part[y], u.in.width, row + c * plane);
-    if (u.scores) segment_row<true>(u, row, y);
-    else segment_row<false>(u, row, y);
+  float* rings = scratch_after(free, (long)p * RING * line + GAP) + GAP;
+  float* nothing = scratch_after(free, line + 2 * GAP) + GAP;
+  float* merged = scratch_after(free, (long)BLOCK * p * plane);
+  float* made = scratch_after(free, narrow > 1 ? (long)u.out.channels * PITCH : 0);
+  float* scratch = scratch_after(free, plane + 2 * GAP);
+  float* between = scratch_after(free, u.segment ? u.out.row + 4 * GAP : 0);
+  if (u.segment) u.out.at = scratch_after(free, u.out.kept * u.out.row + GAP) + GAP;
+  clear(slab.scratch, free - slab.scratch);
+  const float* rows[3 * MOST_SCALES];
+  const float** planes_of = reinterpret_cast<const float**>(scratch_after(free, 2L * p));
+  Segment segment;
+  int line_of_mask = 0;
+  if (u.segment) {
+    segment = *u.segment;
+    segment.in = u.out;
+    while (line_of_mask < segment.height && segment.rows.at[line_of_mask] < slab.from) line_of_mask++;
+  }
+  const int end = u.segment ? least(slab.to + 1, height) : slab.to;
+  for (int from = slab.from; from < end; from += BLOCK) {
+    const int to = least(from + BLOCK, end);
+    for (int c = 0; c < p; c++) {
+      float* ring = rings + (long)c * RING * line;
+      auto slot = [&](int y) { return ring + (y + RING) % RING * line; };
+      for (int y = from == slab.from ? from - 1 : from + 1; y <= to; y++)
+        if (y >= 0 && y < height) {
+          scales_row(u, c, y, slot(y), scratch);
+          for (int k = 0; k < m; k++) clear(slot(y) + k * plane + width, up16(width) - width);
+        }
+      for (int y = from; y < to; y++) {
+        for (int k = 0; k < m; k++)
+          for (int t = 0; t < 3; t++) rows[3 * k + t] = (y + t - 1 < 0 || y + t - 1 >= height ? nothing : slot(y + t - 1)) + k * plane;
+        float* row = merged + ((y - from) / narrow * p + c) * pitch + (y - from) % narrow * width;
+        const V bias = set(u.merged.bias[c]), slope = set(u.merged.slope[c]);
+        shifted_sums<1, WIDE>(rows, 3 * m, 0, u.merge + 9L * m * c, width, [&](int, int v, V s) { store(row + v * L, prelu(add(s, bias), slope)); });
+      }
+    }
+    for (int y = from, many; y < to; y += many) {
+      many = least(narrow, to - y);
+      for (int c = 0; c < p; c++) planes_of[c] = merged + ((y - from) / narrow * p + c) * pitch;
+      if (narrow > 1) {
+        dense_abreast(u.last, planes_of, many, y, u.end, made, u.out, 0);
+        for (int r = 0; r < many; r++) finish(u.out, y + r);
+        continue;
+      }
+      float* out = u.out.line_to(y);
+      for (int x = 0; x < width; x += STRIP)
+        dense(u.last, planes_of, x, vectors_of(x, width), [&](int o, int v, V s) {
+          store(out + o * u.out.plane + x + v * L, prelu(add(s, set(u.end.bias[o])), set(u.end.slope[o])));
+        });
+      finish(u.out, y);
+    }
+    if (u.segment)
+      for (const int made = to == height ? slab.to : least(slab.to, to - 1); line_of_mask < segment.height && segment.rows.at[line_of_mask] < made; line_of_mask++)
+        segment_line(segment, line_of_mask, between);
   }
 }
+
+// ---- Masks of transposed 2 x 2, means
 
 static void segment2(const Segment2& u, const Slab& slab) {
   const int ci = u.in.channels;

@@ -185,6 +185,14 @@ struct Band {
   int reach = 0;
 };
 
+struct Segment {
+  Map in;
+  Lerp rows, columns;
+  uint8_t* mask;
+  float* scores;  // [classes][height][width], or null
+  int height, width;
+};
+
 constexpr int MOST_SCALES = 8;
 
 struct Scale {
@@ -205,19 +213,12 @@ struct Pyramid {
   End merged;
   Packed last;
   End end;
+  const Segment* segment = nullptr;  // where the mask follows: then `out` is a ring, in the memory of each call
 };
 
 struct Small {  // averaging and seeing one smaller scale
   const Pyramid* pyramid;
   int which;
-};
-
-struct Segment {
-  Map in;
-  Lerp rows, columns;
-  uint8_t* mask;
-  float* scores;  // [classes][height][width], or null
-  int height, width;
 };
 
 struct Segment2 {

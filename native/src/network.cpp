@@ -23,6 +23,7 @@ constexpr int64_t MOST_CHANNELS = 1 << 16;
 constexpr int MAPS = 256;
 constexpr size_t PAGE = 2 << 20;
 constexpr int SMALLEST = 5;    // least side of a scaled map
+constexpr int KEPT = 9;        // rows of a pyramid's output where the mask follows: a block, and one before
 constexpr int MOST_REACH = 2;  // of a band: more no size and no scale gives
 
 int half(int n) { return (n + 1) / 2; }
@@ -654,6 +655,35 @@ std::vector<float> widened(const std::vector<float>& values, int reach, int want
   return found;
 }
 
+struct SegmentUnit : Unit {
+  int in;
+  bool align, within = false;  // the PYRAMID before it
+  SegmentUnit(Integers& i, Reader& r) {
+    in = r.map(i, "SEGMENT's input");
+    align = i.next("align", 0, 1);
+    if (r.channels[in] > 256) throw Error("a mask holds at most 256 classes");
+  }
+  Segment& fill(Plan& plan, Plan::Size size) const {
+    auto& u = plan.args<Segment>();
+    u.rows = plan.lerp(size.height, plan.height, align), u.columns = plan.lerp(size.width, plan.width, align);
+    u.height = plan.height, u.width = plan.width;
+    plan.given = static_cast<int64_t>(size.channels) * plan.height * plan.width;
+    return u;
+  }
+  void add(Plan& plan) const override {
+    if (within) return;
+    const int from = plan.slot(in);
+    const auto size = plan.size(from);
+    auto& u = fill(plan, size);
+    plan.use(u.in, from);
+    plan.stage(plan.height, size.channels * (up16(size.width) + GAP) + 4L * GAP, [&u, &plan](const Slab& s) {
+      Segment mine = u;
+      mine.mask = plan.mask, mine.scores = plan.scores;
+      plan.kernels.segment(mine, s);
+    });
+  }
+};
+
 struct PyramidUnit : Unit {
   int in, out, co, p;
   std::vector<std::pair<int, int>> scales;
@@ -661,6 +691,7 @@ struct PyramidUnit : Unit {
   Norms join_norm;
   Ends merged, end;
   Pack last;
+  const SegmentUnit* segment = nullptr;
   PyramidUnit(Integers& i, Reader& r) {
     in = r.map(i, "PYRAMID's input");
     out = r.made(i, "PYRAMID's output");
@@ -736,34 +767,24 @@ struct PyramidUnit : Unit {
     }
     plan.use(u.in, from);
     for (const auto& [k, seen] : small) plan.use(u.scale[k].seen, seen);
-    plan.use(u.out, plan.make(out, co, h, w));
+    long tail = 0;
+    if (segment) {
+      plan.ring(u.out, co, h, w, GAP, KEPT);
+      u.segment = &segment->fill(plan, {co, h, w});
+      tail = aligned(u.out.row + 4 * GAP) + aligned(KEPT * u.out.row + GAP);
+    } else {
+      plan.use(u.out, plan.make(out, co, h, w));
+    }
     const long line = u.scales * plane;
-    plan.stage(h, aligned(10L * p * line + GAP) + aligned(line + 2 * GAP) + aligned(8L * p * plane) + aligned(plane + 2 * GAP) + aligned(2L * p) + aligned(static_cast<long>(co) * PITCH) + 64,
-               [&u, &plan](const Slab& s) { plan.kernels.pyramid(u, s); });
-  }
-};
-
-struct SegmentUnit : Unit {
-  int in;
-  bool align;
-  SegmentUnit(Integers& i, Reader& r) {
-    in = r.map(i, "SEGMENT's input");
-    align = i.next("align", 0, 1);
-    if (r.channels[in] > 256) throw Error("a mask holds at most 256 classes");
-  }
-  void add(Plan& plan) const override {
-    auto& u = plan.args<Segment>();
-    const int from = plan.slot(in);
-    const auto size = plan.size(from);
-    plan.use(u.in, from);
-    u.rows = plan.lerp(size.height, plan.height, align), u.columns = plan.lerp(size.width, plan.width, align);
-    u.height = plan.height, u.width = plan.width;
-    plan.given = static_cast<int64_t>(size.channels) * plan.height * plan.width;
-    plan.stage(plan.height, size.channels * (up16(size.width) + GAP) + 4L * GAP, [&u, &plan](const Slab& s) {
-      Segment mine = u;
-      mine.mask = plan.mask, mine.scores = plan.scores;
-      plan.kernels.segment(mine, s);
-    });
+    plan.stage(h, tail + aligned(10L * p * line + GAP) + aligned(line + 2 * GAP) + aligned(8L * p * plane) + aligned(plane + 2 * GAP) + aligned(2L * p) + aligned(static_cast<long>(co) * PITCH) + 64,
+               [&u, &plan](const Slab& s) {
+                 if (!u.segment) return plan.kernels.pyramid(u, s);
+                 Segment mask = *u.segment;
+                 mask.mask = plan.mask, mask.scores = plan.scores;
+                 Pyramid mine = u;
+                 mine.segment = &mask;
+                 plan.kernels.pyramid(mine, s);
+               });
   }
 };
 
@@ -865,6 +886,9 @@ Network::Network(const int64_t* list, int64_t count, const float* weights, int64
     units.push_back(read_unit(kind, own, reader));
     if (!own.done()) throw Error("a unit has more integers than it should");
   }
+  auto* segment = dynamic_cast<SegmentUnit*>(units.back().get());
+  auto* pyramid = number > 1 ? dynamic_cast<PyramidUnit*>(units[number - 2].get()) : nullptr;
+  if (segment && pyramid && segment->in == pyramid->out) pyramid->segment = segment, segment->within = true;
   if (!in.done()) throw Error("the description goes on behind its last unit");
   if (!reader.floats.done()) throw Error("there are more weights than the units have");
 }
