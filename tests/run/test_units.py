@@ -8,7 +8,7 @@ from espy.header import Preprocess, read_safetensors
 from espy.nn.build import with_weights
 from espy.nn.count import macs
 from espy.run.lowering import lower
-from espy.run.units import NAMES, units_of
+from espy.run.units import NAMES, stages_of, units_of
 
 
 def units(name, height, width):
@@ -65,3 +65,14 @@ def test_units_are_named_with_what_they_make_and_move():
         for unit in found
         for value in (unit.macs, unit.traffic)
     )
+
+
+def test_a_mask_is_made_with_the_pyramid_before_it():
+    header, arrays = read_safetensors(bundle.path("street-small", ".safetensors"))
+    program = lower(header.spec, arrays, header.preprocess).units
+    *_, pyramid, segment = units_of(program, 64, 96)
+    *others, (joint, places) = stages_of(program, 64, 96)
+    assert [unit for unit, _ in others] == units_of(program, 64, 96)[:-2]
+    assert (joint.kind, joint.made, joint.macs) == ("PYRAMID + SEGMENT", "64x96", pyramid.macs)
+    assert places == [len(others), len(others) + 1]
+    assert joint.traffic == pyramid.traffic + segment.traffic - 2 * 4 * 20 * 32 * 48  # the logits, written and read

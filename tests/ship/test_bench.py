@@ -466,4 +466,4 @@ def test_the_native_engines_units_are_told_with_what_they_do(tiny_v2):
     assert sum(one["macs"] for one in found) == macs(network, (64, 96))
     calls = {one["operator"]: one["calls"] for one in found}
     assert calls["EESP 128x4x6"] == 7
-    assert calls["SEGMENT 64x96"] == 1
+    assert calls["PYRAMID + SEGMENT 64x96"] == 1

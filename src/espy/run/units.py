@@ -19,13 +19,18 @@ Size = tuple[int, int, int]  # channels, height, width
 
 @dataclass(frozen=True)
 class Unit:
-    """`macs`: multiply-accumulates, each convolution at the size of its output as the network defines it. `traffic`: bytes of
-    the maps that it reads and writes, float32, each once; the picture and the mask are bytes."""
+    """`macs`: multiply-accumulates, each convolution at the size of its output as the network defines it. `reads`, `writes`:
+    bytes of maps, float32, each once; the picture and the mask are bytes."""
 
     kind: str
     made: str
     macs: int
-    traffic: int
+    reads: int
+    writes: int
+
+    @property
+    def traffic(self) -> int:
+        return self.reads + self.writes
 
 
 def units_of(program: np.ndarray, height: int, width: int) -> list[Unit]:
@@ -35,14 +40,28 @@ def units_of(program: np.ndarray, height: int, width: int) -> list[Unit]:
     for number, integers in _split(program):
         kind = NAMES[number - 1]
         read, written, macs = _COUNT[kind](integers, sizes, (3, height, width))
-        traffic = sum(4 * c * h * w for c, h, w in [*read, *written])
+        reads, writes = (sum(4 * c * h * w for c, h, w in maps) for maps in (read, written))
         if kind == "FIRST":
-            traffic += 3 * height * width
+            reads += 3 * height * width
         if kind.startswith("SEGMENT"):
-            made, traffic = f"{height}x{width}", traffic + height * width
+            made, writes = f"{height}x{width}", height * width
         else:
             made = " + ".join("x".join(map(str, size)) for size in written)
-        found.append(Unit(kind, made, macs, traffic))
+        found.append(Unit(kind, made, macs, reads, writes))
+    return found
+
+
+def stages_of(program: np.ndarray, height: int, width: int) -> list[tuple[Unit, list[int]]]:
+    """The same as the engine runs them, each with the places that its parts have among the units: the mask (SEGMENT) of a PYRAMID
+    is made with it, so that what lies between the two is not moved."""
+    found: list[tuple[Unit, list[int]]] = []
+    for place, unit in enumerate(units_of(program, height, width)):
+        if unit.kind == "SEGMENT" and found[-1][0].kind == "PYRAMID":
+            before, places = found.pop()
+            unit = Unit("PYRAMID + SEGMENT", unit.made, before.macs + unit.macs, before.reads, unit.writes)
+            found.append((unit, [*places, place]))
+        else:
+            found.append((unit, [place]))
     return found
 
 

@@ -98,16 +98,18 @@ def _of_torch(run: Callable[[], Any]) -> list[Node]:
 
 def _of_native(path: Path, threads: int, feed: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     from espy.run.engines.native import Native
-    from espy.run.units import units_of
+    from espy.run.units import stages_of
 
     engine, picture = Native(path, threads=threads, precision="float32"), next(iter(feed.values()))
-    units = units_of(engine.program.units, *picture.shape[1:3])
-    runs = np.zeros((1 + RUNS, len(units)))
+    stages = stages_of(engine.program.units, *picture.shape[1:3])
+    runs = np.zeros((1 + RUNS, sum(len(places) for _, places in stages)))
     for seconds in runs:
         engine.run(picture, seconds=seconds)
     engine.close()
     found: dict[str, dict[str, Any]] = {}
-    for unit, ms in zip(units, 1e3 * np.median(runs[1:], axis=0), strict=True):
+    each = 1e3 * np.median(runs[1:], axis=0)
+    for unit, places in stages:
+        ms = each[places].sum()
         name = f"{unit.kind} {unit.made}"
         one = found.setdefault(name, {"operator": name, "calls": 0.0, "ms": 0.0, "macs": 0, "traffic": 0})
         for key, value in (("calls", 1.0), ("ms", float(ms)), ("macs", unit.macs), ("traffic", unit.traffic)):
