@@ -791,56 +791,76 @@ static void see(const Small& small, const Slab& slab) {
   }
 }
 
-// A row of a plane seen larger, by bands (maps.hpp) that reach R pixels to either side: then(vector, sum). As in `shifted_sums` the sums are
-// shifted, not the pixels: part[i] is what a pixel gives to the one i - R before it.
-template <int R, class Then>
-KERNEL void larger_row(const float* const* rows, const float* band, const float* columns, int width, Then then) {
+// N rows of a plane seen larger, by bands (maps.hpp) that reach R pixels to either side: then(row, vector, sum). As in `shifted_sums` the
+// sums are shifted, not the pixels: part[i] is what a pixel gives to the one i - R before it.
+template <int R, int N, class Then>
+KERNEL void larger_rows(const float* const* rows, const float* band, const float* columns, int width, Then then) {
   constexpr int T = 2 * R + 1;
   const int vectors = (width + L - 1) / L;
-  V middle = zero(), before[T];
-  UNROLL for (int i = 0; i < T; i++) before[i] = zero();
+  V middle[N], before[N][T];
+  UNROLL for (int n = 0; n < N; n++) {
+    middle[n] = zero();
+    UNROLL for (int i = 0; i < T; i++) before[n][i] = zero();
+  }
   for (int v = 0; v <= vectors; v++) {
-    V part[T], blend[3] = {zero(), zero(), zero()};
-    UNROLL for (int i = 0; i < T; i++) part[i] = zero();
-    if (v < vectors) {
-      UNROLL for (int i = 0; i < T; i++) {
-        const V pixels = load(rows[i] + v * L);
-        UNROLL for (int t = 0; t < 3; t++) blend[t] = fma(set(band[t * T + i]), pixels, blend[t]);
-      }
-      UNROLL for (int t = 0; t < 3; t++) UNROLL for (int i = 0; i < T; i++, columns += L) part[i] = fma(load(columns), blend[t], part[i]);
+    V part[N][T], blend[N][3];
+    UNROLL for (int n = 0; n < N; n++) {
+      UNROLL for (int i = 0; i < T; i++) part[n][i] = zero();
+      UNROLL for (int t = 0; t < 3; t++) blend[n][t] = zero();
     }
-    V sum = add(middle, from<1>(before[R + 1], part[R + 1]));
-    if (R > 1) sum = add(sum, from<R>(before[2 * R], part[2 * R]));
-    if (v) then(v - 1, sum);
-    middle = add(part[R], from<L - 1>(before[R - 1], part[R - 1]));
-    if (R > 1) middle = add(middle, from<L - R>(before[0], part[0]));
-    UNROLL for (int i = 0; i < T; i++) before[i] = part[i];
+    if (v < vectors) {
+      UNROLL for (int i = 0; i < T + N - 1; i++) {
+        const V pixels = load(rows[i] + v * L);
+        UNROLL for (int n = 0; n < N; n++)
+          if (i >= n && i < n + T) UNROLL for (int t = 0; t < 3; t++) blend[n][t] = fma(set(band[(3 * n + t) * T + i - n]), pixels, blend[n][t]);
+      }
+      UNROLL for (int t = 0; t < 3; t++) UNROLL for (int i = 0; i < T; i++, columns += L) {
+        const V column = load(columns);
+        UNROLL for (int n = 0; n < N; n++) part[n][i] = fma(column, blend[n][t], part[n][i]);
+      }
+    }
+    UNROLL for (int n = 0; n < N; n++) {
+      V sum = add(middle[n], from<1>(before[n][R + 1], part[n][R + 1]));
+      if (R > 1) sum = add(sum, from<R>(before[n][2 * R], part[n][2 * R]));
+      if (v) then(n, v - 1, sum);
+      middle[n] = add(part[n][R], from<L - 1>(before[n][R - 1], part[n][R - 1]));
+      if (R > 1) middle[n] = add(middle[n], from<L - R>(before[n][0], part[n][0]));
+      UNROLL for (int i = 0; i < T; i++) before[n][i] = part[n][i];
+    }
   }
 }
 
-// One row of a plane as every scale has it, normed: to[scale plane + x].
-static void scales_row(const Pyramid& u, int c, int y, float* to, float* scratch) {
+// N rows of a plane from y on as every scale has them, normed: to[n][scale plane + x].
+template <int N>
+static void scales_rows(const Pyramid& u, int c, int y, float* const (&to)[2], float* scratch) {
   const int width = u.in.width;
   const long plane = u.in.plane;
-  const float* rows[5];
-  for (int k = 0; k < u.scales; k++, to += plane) {
+  const float* rows[5 + N - 1];
+  for (int k = 0; k < u.scales; k++) {
     const Scale& s = u.scale[k];
     const int m = k * u.in.channels + c;
     const V scale = set(u.join.scale[m]), shift = set(u.join.shift[m]), slope = set(u.join.slope[m]);
-    auto then = [&](int v, V sum) { store(to + v * L, prelu(fma(sum, scale, shift), slope)); };
-    if (s.kind < 0) {
-      float* row = scratch + GAP;
-      const int i = s.up_rows.at[y], j = least(i + 1, s.seen.height - 1);
-      between_rows(s.seen.line(i) + c * s.seen.plane, s.seen.line(j) + c * s.seen.plane, s.up_rows.part[y], s.seen.width, row);
-      for (int v = 0; v * L < width; v++) then(v, between_columns(row, s.up_columns, v));
-      continue;
-    }
-    const int reach = s.kind ? s.rows.reach : 1, taps = 2 * reach + 1;
-    for (int i = 0; i < taps; i++) rows[i] = u.in.line(y + i - reach) + c * plane;
+    auto then = [&](int n, int v, V sum) { store(to[n] + k * plane + v * L, prelu(fma(sum, scale, shift), slope)); };
+    const int reach = s.kind > 0 ? s.rows.reach : 1, taps = 2 * reach + 1;
+    if (s.kind >= 0)
+      for (int i = 0; i < taps + N - 1; i++) rows[i] = u.in.line(y + i - reach) + c * plane;
     const float *band = s.rows.values + 3L * y * taps, *columns = s.columns + 3L * c * taps * up16(width);
-    if (s.kind == 0) shifted_sums<1, WIDE>(rows, 3, 0, s.kernel + 9 * c, width, [&](int, int v, V sum) { then(v, sum); });
-    else if (reach == 1) larger_row<1>(rows, band, columns, width, then);
-    else larger_row<2>(rows, band, columns, width, then);
+    if (s.kind > 0) {
+      if (reach == 1) larger_rows<1, N>(rows, band, columns, width, then);
+      else larger_rows<2, N>(rows, band, columns, width, then);
+    } else {
+      for (int n = 0; n < N; n++) {
+        if (s.kind == 0) {
+          shifted_sums<1, WIDE>(rows + n, 3, 0, s.kernel + 9 * c, width, [&](int, int v, V sum) { then(n, v, sum); });
+          continue;
+        }
+        float* row = scratch + GAP;
+        const int i = s.up_rows.at[y + n], j = least(i + 1, s.seen.height - 1);
+        between_rows(s.seen.line(i) + c * s.seen.plane, s.seen.line(j) + c * s.seen.plane, s.up_rows.part[y + n], s.seen.width, row);
+        for (int v = 0; v * L < width; v++) then(n, v, between_columns(row, s.up_columns, v));
+      }
+    }
+    for (int n = 0; n < N; n++) clear(to[n] + k * plane + width, up16(width) - width);
   }
 }
 
@@ -924,11 +944,11 @@ static void pyramid(const Pyramid& all, const Slab& slab) {
     for (int c = 0; c < p; c++) {
       float* ring = rings + (long)c * RING * line;
       auto slot = [&](int y) { return ring + (y + RING) % RING * line; };
-      for (int y = from == slab.from ? from - 1 : from + 1; y <= to; y++)
-        if (y >= 0 && y < height) {
-          scales_row(u, c, y, slot(y), scratch);
-          for (int k = 0; k < m; k++) clear(slot(y) + k * plane + width, up16(width) - width);
-        }
+      const int last = least(to, height - 1);
+      for (int y = most(0, from == slab.from ? from - 1 : from + 1); y <= last;) {
+        if (y < last) scales_rows<2>(u, c, y, {slot(y), slot(y + 1)}, scratch), y += 2;
+        else scales_rows<1>(u, c, y, {slot(y), nullptr}, scratch), y++;
+      }
       for (int y = from; y < to; y++) {
         for (int k = 0; k < m; k++)
           for (int t = 0; t < 3; t++) rows[3 * k + t] = (y + t - 1 < 0 || y + t - 1 >= height ? nothing : slot(y + t - 1)) + k * plane;
