@@ -462,7 +462,7 @@ struct EspUnit : Unit {
     const auto found = plan.size(reduced);
     const int co = n1 + (branches - 1) * n;
     const int slot = in.size() == 1 && in[0] == out ? plan.slot(out) : plan.make(out, co, found.height, found.width);
-    const int sums = hff && hff <= branches ? plan.make(-1, n, found.height, found.width) : -1;
+    int sums = -1;
     for (int j = 0; j < branches; j++) {
       auto& u = plan.args<Esp>();
       const Packed* straight = weights.packed() + j;
@@ -470,9 +470,10 @@ struct EspUnit : Unit {
       plan.use(u.reduced.maps[0], j ? reduced : first);
       join(plan, u.in, in);
       plan.use(u.out, slot);
-      if (sums >= 0) plan.use(u.sums, sums);
       u.kernel = kernel, u.dilation = 1 << j, u.first = j ? n1 + (j - 1) * n : 0;
       u.adds = hff && j + 1 >= hff, u.added = hff && j + 2 >= hff && j + 1 < branches, u.residual = residual;
+      if (u.added && sums < 0) sums = plan.make(-1, n, found.height, found.width);
+      if (u.added || u.adds) plan.use(u.sums, sums);
       u.weights = *straight, u.end = end.end(), u.last = last.norm();
       if (kernel == 3) u.fours = {fours[j].packed(), u.dilation};
       const long scratch = std::max(aligned(2L * straight->inputs), u.fours.weights ? fours_scratch(u.fours, plan.kernels, u.reduced.channels, found.width) : 0);

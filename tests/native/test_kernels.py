@@ -160,6 +160,9 @@ def pyramids(draw, sketch):
 def segments(draw, sketch):
     c = draw(few)
     number = draw(quarters(sketch.first(2), c, least=0))
+    if draw(st.booleans()):  # which the engine makes of a pyramid's rows while they are near
+        sketch.add("PYRAMID", number, 10, draw(few), 3, 2, 1, 1, 1, 1, 2)
+        number = 10
     return sketch.add("SEGMENT", number, draw(bit)).program()
 
 
@@ -219,6 +222,19 @@ def held_against_the_header(kind, run, examples):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_unit_is_what_the_header_says_and_the_same_bytes_with_any_number_of_threads(kind, engine):
     held_against_the_header(kind, partial(run, engine), examples=40)
+
+
+@pytest.mark.parametrize("dilation", [1, 2, 5, 16])
+@pytest.mark.parametrize("height", [1, 2, 3, 4, 7, 12, 15, 64, 81])
+def test_a_3x3_is_what_the_header_says_whether_or_not_four_rows_as_far_apart_as_its_dilation_are_in_the_map(
+    height, dilation, engine
+):
+    program = Sketch(height).first(3).add("CONV", 1, 0, 2, 7, 3, dilation, 1, 1).shown(2)
+    picture = noise(2 * height, 1050)  # wider than four rows are worked on at a time
+    found = run(engine, program, picture)
+    _, wanted = run_program(program.units, program.weights, picture)
+    assert differs(found[1], wanted.numpy()) <= 1e-5
+    assert same_bytes(found, run(engine, program, picture, 3))
 
 
 @pytest.mark.native
@@ -289,10 +305,11 @@ def test_instructions_that_the_processor_lacks_are_refused(engine, monkeypatch):
 
 TILES = [("vector_scalar.hpp", "TILE = 4;", f"TILE = {n};") for n in (1, 3, 6)]
 STRIPS = [("maps.hpp", "STRIP = 64;", f"STRIP = {n};") for n in (16, 128)]
+FOURS = [("maps.hpp", "FOURS_WIDTH = 256;", f"FOURS_WIDTH = {n};") for n in (16, 48)]
 
 
 @pytest.mark.native
-@pytest.mark.parametrize("change", [*TILES, *STRIPS], ids=lambda change: change[2])
+@pytest.mark.parametrize("change", [*TILES, *STRIPS, *FOURS], ids=lambda change: change[2])
 def test_the_bytes_are_the_same_with_any_tile_and_strip(change, altered, engine, monkeypatch):
     monkeypatch.setenv("ESPY_ENGINE_TARGET", "scalar")
     with Runner(altered(*change)) as runner:
@@ -303,7 +320,9 @@ def test_the_bytes_are_the_same_with_any_tile_and_strip(change, altered, engine,
 
 @pytest.mark.native
 def test_a_kernel_that_leaves_something_around_a_map_ends_a_checked_build(altered):
-    careless = altered("kernels.hpp", "clear(p + m.width, m.plane - m.width)", "p[m.width] = 0")
+    careless = altered(
+        "kernels.hpp", "clear(p + c * m.plane + m.width, m.plane - m.width)", "p[c * m.plane + m.width] = 0"
+    )
     with (
         Runner(careless) as runner,
         pytest.raises(AssertionError, match=r"unit \d+: what lies around a map of .* is not zero"),
