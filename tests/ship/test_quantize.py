@@ -383,6 +383,27 @@ def test_other_formats_give_nearly_what_the_network_gives(to, tiny_espnet, taugh
 
 
 @pytest.mark.export
+@pytest.mark.parametrize("seconds", [1e9, 0], ids=["by NNCF", "by blocks, where NNCF would take too long"])
+@pytest.mark.parametrize("to", [pytest.param("openvino", marks=marks("openvino"))])
+def test_layers_go_back_in_openvino(to, seconds, tiny_espnet, taught, tmp_path, raced, monkeypatch):
+    from espy.ship import eight_openvino
+
+    ranked, blocks = [], eight_onnx.Quantiser.ranking
+    monkeypatch.setattr(eight_openvino, "CONTROL_S", seconds)
+    monkeypatch.setattr(
+        eight_onnx.Quantiser, "ranking", lambda self, kept: ranked.append(kept) or blocks(self, kept)[:4]
+    )
+    plain = quantize(tiny_espnet, to, tmp_path / "plain.xml", calibrate=taught, max_drop=50, threads=1).quantized
+    enough = plain.drop - 1e-6
+    found = quantize(tiny_espnet, to, tmp_path / "m.xml", calibrate=taught, max_drop=enough, threads=1).quantized
+    assert found.drop < plain.drop
+    assert found.kept
+    assert found.layers < plain.layers
+    assert found.float32 == plain.float32
+    assert bool(ranked) == (seconds == 0)
+
+
+@pytest.mark.export
 @pytest.mark.parametrize("to", [pytest.param(to, marks=marks(to)) for to in NEEDS])
 @pytest.mark.parametrize("model", ["tiny_classifier", "tiny_detector"])
 def test_classifiers_and_detectors_are_quantised_too(to, model, request):

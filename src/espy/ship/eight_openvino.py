@@ -1,9 +1,14 @@
-"""Int8 for OpenVINO, by NNCF: it finds the ranges, corrects biases, and gives layers back to float as accuracy demands."""
+"""Int8 for OpenVINO, by NNCF: it finds the ranges, corrects biases, and gives layers back to float as accuracy demands.
+
+NNCF ranks layers by compiling and judging the network once for each, and may rank again after each that went back. Where that
+takes too long, blocks go back as they do in the other formats.
+"""
 
 from __future__ import annotations
 
 import logging
 import tempfile
+import time
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
@@ -29,6 +34,8 @@ NO_OPERATION = ("Parameter", "Constant", "Result")
 CONVOLUTIONS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData")
 TAKEN_BACK = 12  # layers at most that NNCF may give back to float, one by one, each a run over val
 JUDGED = 16  # pictures of val on which it ranks them
+CONTROL_S = 600.0  # that one such ranking may take
+FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}  # OpenVINO's own default on recent processors is bfloat16
 
 
 class Quantiser:
@@ -78,13 +85,30 @@ class Quantiser:
         ov.save_model(made, path, compress_to_fp16=False)
 
     def search(self, kept: Collection[str], opened: eight.Open, judge: eight.Judge) -> tuple[Any, tuple[str, ...]]:
+        """By NNCF's own control of accuracy; where that takes too long, in the order that ONNX Runtime's int8 gives."""
+        if self._control_s(judge) <= CONTROL_S:
+            return self._controlled(kept, judge)
+        from espy.ship.eight_onnx import Quantiser as Onnx
+
+        return eight.give_back(self, Onnx(self.given).ranking(kept), kept, opened, judge)
+
+    def _control_s(self, judge: eight.Judge) -> float:
+        """Seconds that NNCF ranks, about: for each layer it compiles the network and judges it on some pictures."""
+        start = time.monotonic()
+        engine = OpenVino.around(_compiled(self.float), "float32", Path("float32"))
+        ready = time.monotonic()
+        judge(engine, "how long NNCF would rank", [0])
+        judged = time.monotonic() - ready
+        return len(self.layers) * (ready - start + judged * min(JUDGED, len(judge.val)))
+
+    def _controlled(self, kept: Collection[str], judge: eight.Judge) -> tuple[Any, tuple[str, ...]]:
         """By NNCF's own control of accuracy."""
 
         def figure(compiled: Any, places: Iterable[int]) -> tuple[float, None]:
             engine = OpenVino.around(compiled, "int8", Path("int8"))
             return judge(engine, "int8, layers in float", list(places)).figure, None
 
-        lost = judge(OpenVino.around(ov.compile_model(self.float, "CPU"), "float32", Path("float32")), "float32").figure
+        lost = judge(OpenVino.around(_compiled(self.float), "float32", Path("float32")), "float32").figure
         try:
             with quiet():
                 made = nncf.quantize_with_accuracy_control(
@@ -110,6 +134,10 @@ def _settings() -> Any:
         overflow_fix=nncf.OverflowFix.ENABLE,
         activations_quantization_params=QuantizationParameters(per_channel=False),
     )
+
+
+def _compiled(model: ov.Model) -> Any:
+    return ov.compile_model(model, "CPU", FLOAT32)
 
 
 def _in_int8(made: ov.Model) -> set[str]:
