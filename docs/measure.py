@@ -540,6 +540,7 @@ def formats(name: str = "street-small", size: tuple[int, int] = (512, 1024)) -> 
 
 PRECISIONS = {
     # engine: (format of the int8 file, precisions)
+    "native": ("", ("float32", "bfloat16")),
     "onnxruntime": ("onnx", ("float32", "int8")),
     "openvino": ("openvino", ("float32", "bfloat16", "int8")),
 }
@@ -565,14 +566,16 @@ def precisions(models: tuple[tuple[str | Path, tuple[int, int]], ...] = CAMVID) 
             cases = []
             for engine, (form, computes) in PRECISIONS.items():
                 for precision in computes:
-                    file = quantised(plain, form, folder, data, size) if precision == "int8" else deployed
+                    file = plain if engine == "native" else deployed
+                    if precision == "int8":
+                        file = quantised(plain, form, folder, data, size)
                     cases.append(Case(str(name), file, engine, size, 1, precision, header=read_header(file)))
             wanted = espy.load(plain, engine="torch", size=size)
             masks = [wanted(photo).mask for photo in photos]
             found = measure(cases)
             for row in found.rows:
                 case, header = row.case, row.case.header
-                model = espy.load(case.path, engine=case.engine, precision=case.precision)
+                model = espy.load(case.path, engine=case.engine, precision=case.precision, size=size)
                 equal = [float((model(photo).mask == mask).mean()) for photo, mask in zip(photos, masks, strict=True)]
                 said = header.export.quantized if header and header.export else None
                 print(

@@ -8,22 +8,23 @@ from math import prod
 import torch
 import torch.nn.functional as F
 
-FORMAT = 2
+FORMAT, HEAD = 3, 3  # the integers before the units: the format, the precision, how many units there are
+PRECISIONS = ("float32", "bfloat16")
 KINDS = (
     "FIRST", "POOL", "CONV", "EESP", "DOWN", "ESP", "AFFINE", "RESIZE", "UP2", "MERGE", "PYRAMID", "SEGMENT", "SEGMENT2",
     "MEAN", "SCORES",
 )  # fmt: skip
-PICTURE, MASK, SCORES = "picture", "mask", "scores"
+PICTURE, MASK, SCORES, PRECISION = "picture", "mask", "scores", "precision"
 """Among the maps: the picture, uint8 [height, width, 3] RGB; the mask, uint8 [height, width]; the logits it was made of, or the
-scores of a program without a mask."""
+scores of a program without a mask; and the precision."""
 
 
 def units_of(program_units):
     """[(kind, its integers)] of a program's integers."""
     values = [int(value) for value in program_units]
     assert values[0] == FORMAT
-    units, at = [], 2
-    for _ in range(values[1]):
+    units, at = [], HEAD
+    for _ in range(values[2]):
         kind, count = values[at : at + 2]
         units.append((KINDS[kind - 1], values[at + 2 : at + 2 + count]))
         at += 2 + count
@@ -36,7 +37,7 @@ def run_program(program_units, weights, picture):
 
     Of a program without a mask: (None, scores float64 [n]).
     """
-    maps, at = {PICTURE: torch.as_tensor(picture)}, 0
+    maps, at = {PICTURE: torch.as_tensor(picture), PRECISION: PRECISIONS[program_units[1]]}, 0
     for kind, ints in units_of(program_units):
         need = count_floats(kind, ints, maps)
         assert at + need <= len(weights)
@@ -124,8 +125,17 @@ def conv(x, w, bias=None, stride=1, dilation=1, groups=1):
     return F.conv2d(x[None], w, bias, stride, dilation * (w.shape[-1] // 2), dilation, groups)[0]
 
 
-def one_by_one(x, w, bias=None, groups=1):
-    return conv(x, w[:, :, None, None], bias, groups=groups)
+def near(x, maps):
+    """What a convolution in the program's precision takes in place of a map or of weights."""
+    return x.float().bfloat16().double() if maps.get(PRECISION) == "bfloat16" else x
+
+
+def dense(maps, x, w, *args, **kwargs):
+    return conv(near(x, maps), near(w, maps), *args, **kwargs)
+
+
+def dense_one_by_one(maps, x, w, bias=None, groups=1):
+    return dense(maps, x, w[:, :, None, None], bias, groups=groups)
 
 
 def pool(x):
@@ -166,7 +176,7 @@ def first(ints, parts, maps):
     factor, shift, w, bias, slope = parts
     assert len(w) == co
     x = maps[PICTURE].permute(2, 0, 1).double() * wide(factor) + wide(shift)
-    written = {out: prelu(conv(x, w, bias, stride=2), slope)}
+    written = {out: prelu(dense(maps, x, w, bias, stride=2), slope)}
     return written if pooled == -1 else {**written, pooled: pool(x)}
 
 
@@ -177,13 +187,13 @@ def pooling(ints, parts, maps):
 def convolution(ints, parts, maps):
     x, (out, _, _, dilation, stride, groups) = joined(ints, maps)
     w, bias, slope = parts
-    return {out: prelu(conv(x, w, bias, stride, dilation, groups), slope)}
+    return {out: prelu(dense(maps, x, w, bias, stride, dilation, groups), slope)}
 
 
-def pyramid_of_eesp(x, many, dilations, hff, parts, stride):
+def pyramid_of_eesp(maps, x, many, dilations, hff, parts, stride):
     """u of an EESP."""
     w, bias, slope, stages, scale, shift, end = parts
-    r = prelu(one_by_one(x, w, bias, groups=many), slope)
+    r = prelu(dense_one_by_one(maps, x, w, bias, groups=many), slope)
     branches = []
     for d, stage in zip(dilations, stages, strict=True):
         branch = conv(r, stage[:, None], stride=stride, dilation=d, groups=len(stage))
@@ -195,9 +205,9 @@ def eesp(ints, parts, maps):
     number, out, _, many, _, *rest = ints
     dilations, (hff, residual, _) = rest[:many], rest[many:]
     x = maps[number]
-    u = pyramid_of_eesp(x, many, dilations, hff, parts[:7], stride=1)
+    u = pyramid_of_eesp(maps, x, many, dilations, hff, parts[:7], stride=1)
     w, bias, slope = parts[7:]
-    y = one_by_one(u, w, bias, groups=many)
+    y = dense_one_by_one(maps, u, w, bias, groups=many)
     return {out: prelu(y + x if residual else y, slope)}
 
 
@@ -205,20 +215,21 @@ def down(ints, parts, maps):
     number, picture, out, _, many, _, *rest = ints
     dilations, (hff, _) = rest[:many], rest[many:]
     x = maps[number]
-    u = pyramid_of_eesp(x, many, dilations, hff, parts[:7], stride=2)
-    y = torch.cat([pool(x), one_by_one(u, parts[7], groups=many)])
+    u = pyramid_of_eesp(maps, x, many, dilations, hff, parts[:7], stride=2)
+    y = torch.cat([pool(x), dense_one_by_one(maps, u, parts[7], groups=many)])
     if picture != -1:
-        y = y + one_by_one(maps[picture], parts[8])
+        p, w = maps[picture], parts[8]
+        y = y + torch.cat([conv(p, w[: len(x), :, None, None]), dense_one_by_one(maps, p, w[len(x) :])])
     bias, slope = parts[-2:]
     return {out: prelu(y + wide(bias), slope)}
 
 
 def esp(ints, parts, maps):
     x, (out, _, _, many, _, hff, residual, stride, _, primary) = joined(ints, maps)
-    r = conv(x, parts[0], stride=stride)
-    p = conv(x, parts[1], stride=stride) if primary else r
+    r = dense(maps, x, parts[0], stride=stride)
+    p = dense(maps, x, parts[1], stride=stride) if primary else r
     stages = parts[1 + primary : 1 + primary + many]
-    branches = torch.cat([conv(r if j else p, w, dilation=2**j) for j, w in enumerate(stages)])
+    branches = torch.cat([dense(maps, r if j else p, w, dilation=2**j) for j, w in enumerate(stages)])
     bias, slope, scale, shift, end = parts[1 + primary + many :]
     t = list(prelu(branches + wide(bias), slope).split([len(w) for w in stages]))
     for j in range(1, many):
@@ -242,7 +253,8 @@ def resizing(ints, parts, maps):
 def up2(ints, parts, maps):
     number, like, out, _ = ints
     w, bias, slope = parts
-    return {out: prelu(doubled(maps[number], w, size_of(maps[like])) + wide(bias), slope)}
+    y = doubled(near(maps[number], maps), near(w, maps), size_of(maps[like]))
+    return {out: prelu(y + wide(bias), slope)}
 
 
 def merge(ints, parts, maps):
@@ -251,7 +263,7 @@ def merge(ints, parts, maps):
     skip = maps[number]
     weight = torch.sigmoid(gate @ skip.mean((1, 2)))
     e = prelu(conv(skip, w, bias, groups=groups), slope) * wide(weight) + bilinear(maps[coarse], size_of(skip))
-    return {out: prelu(one_by_one(prelu(wide(scale) * e + wide(shift), between), project, at), end)}
+    return {out: prelu(dense_one_by_one(maps, prelu(wide(scale) * e + wide(shift), between), project, at), end)}
 
 
 def pyramid(ints, parts, maps):
@@ -267,7 +279,7 @@ def pyramid(ints, parts, maps):
         seen.append(back(conv(there(x, other), stage[:, None], groups=p), size))
     y = prelu(wide(scale) * torch.cat(seen) + wide(shift), slope)
     y = y.reshape(m, p, *size).transpose(0, 1).reshape(p * m, *size)
-    return {out: prelu(one_by_one(prelu(conv(y, w, bias, groups=p), middle), project, at), end)}
+    return {out: prelu(dense_one_by_one(maps, prelu(conv(y, w, bias, groups=p), middle), project, at), end)}
 
 
 def decided(logits):
@@ -279,7 +291,7 @@ def segment(ints, parts, maps):
 
 
 def segment2(ints, parts, maps):
-    return decided(doubled(maps[ints[0]], parts[0], tuple(maps[PICTURE].shape[:2])))
+    return decided(doubled(near(maps[ints[0]], maps), near(parts[0], maps), tuple(maps[PICTURE].shape[:2])))
 
 
 def mean(ints, parts, maps):

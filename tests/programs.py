@@ -3,7 +3,7 @@
 import struct
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from math import prod
 from types import SimpleNamespace
@@ -13,7 +13,7 @@ import numpy as np
 from espy.errors import EngineError
 from espy.header import read_safetensors
 from espy.run.lowering import lower
-from lowered import FORMAT, KINDS, shapes_of
+from lowered import FORMAT, KINDS, PRECISIONS, shapes_of
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,16 @@ class Program:
         if self.maps:
             return (sum(c * prod(-(-side // 2**times) for side in size) for c, times in self.maps),)
         return (self.classes, *size)
+
+    @property
+    def within(self):
+        """How near what the engine finds is to what the header says, as a part of the largest value."""
+        return (1e-4, 2**-8)[self.units[1]]  # what lies between two bfloat16 may become either
+
+    def computed_in(self, precision):
+        units = self.units.copy()
+        units[1] = PRECISIONS.index(precision)
+        return replace(self, units=units)
 
 
 class Opened:
@@ -158,7 +168,7 @@ class Sketch:
 
     def program(self):
         kind, _, *ints = self._units[-1]
-        units = np.array([FORMAT, len(self._units), *chain.from_iterable(self._units)], np.int64)
+        units = np.array([FORMAT, 0, len(self._units), *chain.from_iterable(self._units)], np.int64)
         weights = np.concatenate(self._floats).astype(np.float32)
         return Program(units, weights, *ends(KINDS[kind - 1], ints, self.channels, self._halvings))
 

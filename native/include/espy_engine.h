@@ -3,8 +3,8 @@
  * A network is a list of units, as integers, and the weights that they name, as floats; `espy.run.lowering` makes both from a
  * model file. Nothing here reads files. All functions may be called from any thread; runs of one engine queue up.
  *
- * The integers: FORMAT, number of units, then each unit: its kind, how many integers follow, and those. The floats stand in the
- * order in which the units below name them; each unit's counts follow from its integers and its inputs' channels. A map is called
+ * The integers: FORMAT, precision, number of units, then each unit: its kind, how many integers follow, and those. The floats stand in
+ * the order in which the units below name them; each unit's counts follow from its integers and its inputs' channels. A map is called
  * by a number from 0 to 255 and holds [channels, height, width]; a unit writes a map before another reads it. PReLU is
  * max(x, 0) + slope * min(x, 0): slope 0 is ReLU, slope 1 leaves x as it is. Batch norms are folded into what stands before them.
  *
@@ -67,7 +67,12 @@ extern "C" {
 #define ESPY_API __attribute__((visibility("default")))
 #endif
 
-enum { ESPY_FORMAT = 2 };
+enum { ESPY_FORMAT = 3 };
+
+/* In bfloat16 the inputs and the weights of these are rounded to it, the nearest and of two the even one; their sums are float32, as
+ * all else is: FIRST, CONV, both 1x1 of EESP and DOWN and what DOWN's picture adds to the second, ESP, UP2, SEGMENT2, the last 1x1 of
+ * MERGE and of PYRAMID. */
+enum espy_precision { ESPY_FLOAT32 = 0, ESPY_BFLOAT16 = 1 };
 
 enum espy_kind {
   ESPY_FIRST = 1, ESPY_POOL, ESPY_CONV, ESPY_EESP, ESPY_DOWN, ESPY_ESP, ESPY_AFFINE, ESPY_RESIZE, ESPY_UP2, ESPY_MERGE,

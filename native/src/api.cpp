@@ -36,15 +36,26 @@ int process() {
 #endif
 }
 
-// The best target that this processor has; ESPY_ENGINE_TARGET names another, for tests and measurements.
-const Kernels& best_target() {
+#if defined(__x86_64__)
+bool has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vl");
+}
+#endif
+
+// The best target that this processor has for a precision; ESPY_ENGINE_TARGET names another, for tests and measurements.
+const Kernels& best_target(int precision) {
   const char* asked = std::getenv("ESPY_ENGINE_TARGET");
   auto wanted = [&](const char* name) { return !asked || !*asked || !std::strcmp(asked, name); };
+  if (precision == ESPY_BFLOAT16) {
+#if defined(ESPY_AVX512BF16)
+    if (wanted("avx512bf16") && has_avx512() && __builtin_cpu_supports("avx512bf16")) return kernels_avx512bf16();
+#endif
+    throw Error("bfloat16 needs a processor with AVX-512 BF16: take float32");
+  }
 #if defined(__x86_64__)
 #if defined(ESPY_AVX512)
-  if (wanted("avx512") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl"))
-    return kernels_avx512();
+  if (wanted("avx512") && has_avx512()) return kernels_avx512();
 #endif
 #if defined(ESPY_AVX2)
   if (wanted("avx2") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return kernels_avx2();
@@ -80,7 +91,7 @@ struct espy_engine {
   std::atomic<espy::Team*> team{new espy::Team};
 
   espy_engine(const int64_t* units, int64_t count, const float* weights, int64_t floats, int t)
-      : network(units, count, weights, floats, espy::best_target()), threads(t) {}
+      : network(units, count, weights, floats, espy::best_target), threads(t) {}
   ~espy_engine() {
     if (team.load()->process == espy::process()) delete team.load();
   }
@@ -101,8 +112,7 @@ struct espy_engine {
     own.workers->run([&](int t, espy::Meeting& meeting) {
       auto before = std::chrono::steady_clock::now();
       for (const auto& stage : plan->stages) {
-        const espy::Slab slab{static_cast<int>(static_cast<int64_t>(stage.rows) * t / threads),
-                              static_cast<int>(static_cast<int64_t>(stage.rows) * (t + 1) / threads), plan->scratch_of(t)};
+        const espy::Slab slab = plan->slab(stage, t);
         if (slab.from < slab.to) stage.run(slab);
         meeting.wait();
 #if defined(ESPY_CHECK)

@@ -1,5 +1,5 @@
-// The kernels, written over the vector of a target: this file is included after one of the vector_*.hpp, in an unnamed namespace, and
-// uses nothing that is not in there, so that no code of one target can end up in another's place.
+// The kernels, written over the vector of a target: this file is included after one of the vector_*.hpp and one of the dense_*.hpp, in an
+// unnamed namespace, and uses nothing that is not in there, so that no code of one target can end up in another's place.
 //
 // A strip is STRIP pixels of a row. Vectors of the last strip may hold pixels behind the row's end; their sums are stored too, into
 // the zeros between two planes, and `finish` makes them zero again.
@@ -40,29 +40,56 @@ static void sum_row(const Map& m, int y, float* sums) {
   }
 }
 
-// ---- The dense tile: sum[o][v] += w[k][o] * row[k][x + v L], for up to TILE outputs and WIDE vectors of pixels
+// ---- The dense tile: sum[o][v] += w[k][o] * row[k][x + v L], for up to TILE outputs and WIDE vectors of pixels. Where a step takes several
+// inputs together (dense_*.hpp), the first tile of outputs leaves them so for the others.
 
-template <int O, int N, class Then>
-KERNEL void tile(const float* const* rows, int inputs, const float* w, long x, int o0, int v0, Then& then) {
-  V sums[O][N];
-  UNROLL for (int o = 0; o < O; o++) UNROLL for (int v = 0; v < N; v++) sums[o][v] = zero();
-  for (int k = 0; k < inputs; k++, w += O) {
-    const float* p = rows[k] + x;
+struct Strip {
+  const float* const* rows;
+  int inputs;
+  long x;
+  float* joined;
+};
+
+KERNEL int steps_of(int inputs) { return (inputs + TOGETHER - 1) / TOGETHER; }
+
+// Pixels of a step's inputs; behind the last of them it stands again, with a weight of 0.
+template <bool FIRST>
+KERNEL V pixels_of(const Strip& s, int k, int v) {
+  const long x = s.x + v * L;
+  if (TOGETHER == 1) return load(s.rows[k] + x);
+  float* joined = s.joined + k * STRIP + v * L;
+  if (!FIRST) return load(joined);
+  const V found = together(load(s.rows[TOGETHER * k] + x), load(s.rows[least(TOGETHER * k + 1, s.inputs - 1)] + x));
+  store(joined, found);
+  return found;
+}
+
+template <bool FIRST, int O, int N>
+KERNEL void sum_up(const Strip& strip, const float* w, int v0, V (&sums)[O][N]) {
+  for (int k = 0; k < steps_of(strip.inputs); k++, w += O) {
     V pixels[N];
-    UNROLL for (int v = 0; v < N; v++) pixels[v] = load(p + v * L);
+    UNROLL for (int v = 0; v < N; v++) pixels[v] = pixels_of<FIRST>(strip, k, v0 + v);
     UNROLL for (int o = 0; o < O; o++) {
       const V weight = set(w[o]);
-      UNROLL for (int v = 0; v < N; v++) sums[o][v] = fma(weight, pixels[v], sums[o][v]);
+      UNROLL for (int v = 0; v < N; v++) sums[o][v] = multiply(weight, pixels[v], sums[o][v]);
     }
   }
+}
+
+template <int O, int N, class Then>
+KERNEL void tile(const Strip& strip, const float* w, int o0, int v0, Then& then) {
+  V sums[O][N];
+  UNROLL for (int o = 0; o < O; o++) UNROLL for (int v = 0; v < N; v++) sums[o][v] = zero();
+  if (TOGETHER > 1 && o0 == 0) sum_up<true>(strip, w, v0, sums);
+  else sum_up<false>(strip, w, v0, sums);
   UNROLL for (int o = 0; o < O; o++) UNROLL for (int v = 0; v < N; v++) then(o0 + o, v0 + v, sums[o][v]);
 }
 
 template <int O, class Then>
-KERNEL void tiles(const float* const* rows, int inputs, const float* w, long x, int vectors, int o0, Then& then) {
+KERNEL void tiles(const Strip& strip, const float* w, int vectors, int o0, Then& then) {
   int v = 0;
-  for (; v + WIDE <= vectors; v += WIDE) tile<O, WIDE>(rows, inputs, w, x + v * L, o0, v, then);
-  for (; v < vectors; v++) tile<O, 1>(rows, inputs, w, x + v * L, o0, v, then);
+  for (; v + WIDE <= vectors; v += WIDE) tile<O, WIDE>(strip, w, o0, v, then);
+  for (; v < vectors; v++) tile<O, 1>(strip, w, o0, v, then);
 }
 
 template <int N>
@@ -89,8 +116,9 @@ KERNEL void each_tile(int outputs, Each each) {
 
 // All outputs for a strip: then(output, vector of the strip, sum).
 template <class Then>
-KERNEL void dense(const Packed& p, const float* const* rows, long x, int vectors, Then then) {
-  each_tile(p.outputs, [&](auto number, int o) { tiles<number.is>(rows, p.inputs, p.weights + (long)o * p.inputs, x, vectors, o, then); });
+KERNEL void dense(const Slab& slab, const Packed& p, const float* const* rows, long x, int vectors, Then then) {
+  const Strip strip{rows, p.inputs, x, slab.joined};
+  each_tile(p.outputs, [&](auto number, int o) { tiles<number.is>(strip, p.weights + (long)o * steps_of(p.inputs), vectors, o, then); });
 }
 
 // ---- 3 x 3 of four rows at once: Winograd's F(4, 3) down each column of taps. Six blends of the six rows that the four read, each
@@ -118,7 +146,7 @@ template <int O, int N, class Then>
 KERNEL void four_tile(const Fours& f, const float* const* rows, int inputs, long x, int o0, float* made, Then& then) {
   for (int k = 0; k < 6; k++) {
     auto keep = [&](int o, int v, V s) { store(made + ((k * O + o) * N + v) * L, s); };
-    tile<O, N>(rows + (long)k * inputs, inputs, f.weights[k].weights + (long)o0 * inputs, x, 0, 0, keep);
+    tile<O, N>({rows + (long)k * inputs, inputs, x, nullptr}, f.weights[k].weights + (long)o0 * inputs, 0, 0, keep);
   }
   for (int o = 0; o < O; o++)
     for (int v = 0; v < N; v++) {
@@ -184,9 +212,10 @@ KERNEL void lay_beside(const float* row, int width, float* strip) {
 }
 
 // A 1 x 1 of `many` rows from y on: its inputs as strips, its outputs as the channels of `out` from c on.
-static void dense_abreast(const Packed& p, const float* const* strips, int many, int y, const End& end, float* made, const Map& out, int c) {
+static void dense_abreast(const Slab& slab, const Packed& p, const float* const* strips, int many, int y, const End& end, float* made,
+                          const Map& out, int c) {
   const int width = out.width;
-  dense(p, strips, 0, (many * width + L - 1) / L, [&](int o, int v, V s) {
+  dense(slab, p, strips, 0, (many * width + L - 1) / L, [&](int o, int v, V s) {
     store(made + o * PITCH + v * L, prelu(add(s, set(end.bias[c + o])), set(end.slope[c + o])));
   });
   for (int r = 0; r < many; r++) {
@@ -264,7 +293,7 @@ static void first(const First& u, const Slab& slab) {
     for (int k = 0; k < 27; k++) rows[k] = slot(2 * y + k / 9 - 1) + 2 * (k % 3) * half + split_at(k / 3 % 3 - 1, half);
     float* out = u.out.line_to(y);
     for (int x = 0; x < wo; x += STRIP)
-      dense(u.weights, rows, x, vectors_of(x, wo), [&](int o, int v, V s) {
+      dense(slab, u.weights, rows, x, vectors_of(x, wo), [&](int o, int v, V s) {
         store(out + o * u.out.plane + x + v * L, prelu(add(s, set(u.end.bias[o])), set(u.end.slope[o])));
       });
     finish(u.out, y);
@@ -309,7 +338,7 @@ static void narrow_conv(const Conv& u, const Slab& slab) {
       for (int m = 0; m < u.in.count; m++)
         for (int c = 0; c < u.in.maps[m].channels; c++, to += PITCH) lay_beside(u.in.maps[m].line(y + r) + c * u.in.maps[m].plane, width, to);
     }
-    for (int g = 0; g < u.groups; g++) dense_abreast(u.weights[g], rows + g * inputs, many, y, u.end, made, u.out, g * outputs);
+    for (int g = 0; g < u.groups; g++) dense_abreast(slab, u.weights[g], rows + g * inputs, many, y, u.end, made, u.out, g * outputs);
     for (int r = 0; r < many; r++) finish(u.out, y + r);
   }
 }
@@ -360,14 +389,14 @@ static void conv_rows(const Conv& u, const Slab& slab) {
       if (!u.split) {
         float* to = out + g * outputs * u.out.plane;
         for (int x = 0; x < wo; x += STRIP)
-          dense(u.weights[g], rows, x, vectors_of(x, wo), [&](int o, int v, V s) {
+          dense(slab, u.weights[g], rows, x, vectors_of(x, wo), [&](int o, int v, V s) {
             store(to + o * u.out.plane + x + v * L, prelu(add(s, set(bias[o])), set(slope[o])));
           });
       } else {
         float* to = out + 2 * g * outputs * u.out.plane;
         for (int x = 0; x < wo; x += STRIP) {
           const int vectors = vectors_of(x, wo);
-          dense(u.weights[g], rows, x, vectors, [&](int o, int v, V s) {
+          dense(slab, u.weights[g], rows, x, vectors, [&](int o, int v, V s) {
             store(strip + o * STRIP + v * L, prelu(add(s, set(bias[o])), set(slope[o])));
           });
           for (int o = 0; o < outputs; o++) {
@@ -401,7 +430,7 @@ static void conv(const Conv& u, const Slab& slab) {
         });
         for (int r = 0; r < many; r++) finish(u.out, y + r * u.fours.dilation);
       },
-      [&](int y) { conv_rows(u, {y, y + 1, slab.scratch}); });
+      [&](int y) { conv_rows(u, {y, y + 1, slab.scratch, slab.joined}); });
 }
 
 // The pyramid of depth-wise branches on one strip: to[(branch n + c) pitch + ...]. Branch k adds its taps to what branch k-1 left.
@@ -495,7 +524,7 @@ static void branches(const Branches& all, const Slab& slab) {
   }
   for (int y = slab.from, many; y < slab.to; y += many) {
     many = least(abreast(width), slab.to - y);
-    for (; u.stride == 2 && next < least(u.reduced.height, 2 * (y + many - 1) + reach + 1); next++) conv(reduce, {next, next + 1, free});
+    for (; u.stride == 2 && next < least(u.reduced.height, 2 * (y + many - 1) + reach + 1); next++) conv(reduce, {next, next + 1, free, slab.joined});
     for (int r = 0; r < many && u.stride == 2; r++) pooled_row(u, y + r);
     for (int x = 0; x < width; x += STRIP) {
       const int vectors = narrow ? (many * width + L - 1) / L : vectors_of(x, width);
@@ -518,13 +547,13 @@ static void branches(const Branches& all, const Slab& slab) {
           for (int r = 0; r < many && narrow; r++)
             for (int o = 0; o < n; o++) lay_beside(u.in.line(y + r) + (c + o) * u.in.plane, width, made + o * PITCH + r * width);
           const long from_step = narrow ? PITCH : u.in.plane, ahead = narrow ? 0 : u.in.row;
-          dense(u.expand[g], rows, 0, vectors, [&](int o, int v, V s) {
+          dense(slab, u.expand[g], rows, 0, vectors, [&](int o, int v, V s) {
             fetch(from + ahead + o * from_step + v * L);
             s = add(add(s, set(bias[o])), load(from + o * from_step + v * L));
             store(to + o * step + v * L, prelu(s, set(slope[o])));
           });
         } else {
-          dense(u.expand[g], rows, 0, vectors, [&](int o, int v, V s) {
+          dense(slab, u.expand[g], rows, 0, vectors, [&](int o, int v, V s) {
             store(to + o * step + v * L, prelu(add(s, set(bias[o])), set(slope[o])));
           });
         }
@@ -567,7 +596,7 @@ static void esp_rows(const Esp& u, const Slab& slab) {
       for (int i = 0; i < from.channels; i++, p += from.plane) *to++ = p;
     }
     for (int x = 0; x < width; x += STRIP)
-      dense(u.weights, rows, x, vectors_of(x, width), [&](int o, int v, V s) { leave(u, y, o, x + v * L, s); });
+      dense(slab, u.weights, rows, x, vectors_of(x, width), [&](int o, int v, V s) { leave(u, y, o, x + v * L, s); });
     finish_branch(u, y);
   }
 }
@@ -582,7 +611,7 @@ static void esp(const Esp& u, const Slab& slab) {
         });
         for (int r = 0; r < many; r++) finish_branch(u, y + r * u.dilation);
       },
-      [&](int y) { esp_rows(u, {y, y + 1, slab.scratch}); });
+      [&](int y) { esp_rows(u, {y, y + 1, slab.scratch, slab.joined}); });
 }
 
 static void affine(const Affine& u, const Slab& slab) {
@@ -640,7 +669,7 @@ static void up2(const Up2& u, const Slab& slab) {
       for (int x = 0; x < u.in.width; x += STRIP) {
         const int vectors = vectors_of(x, u.in.width);
         for (int b = 0; b < 2; b++)
-          dense(u.weights[2 * a + b], rows, x, vectors, [&](int o, int v, V s) {
+          dense(slab, u.weights[2 * a + b], rows, x, vectors, [&](int o, int v, V s) {
             store(strips + (b * co + o) * STRIP + v * L, prelu(add(s, set(u.end.bias[o])), set(u.end.slope[o])));
           });
         for (int o = 0; o < co; o++)
@@ -732,7 +761,7 @@ static void merge(const Merge& u, const Slab& slab) {
     for (int o = 0; o < co; o++) rows[o] = joined + o * plane;
     float* out = u.out.line_to(y);
     for (int x = 0; x < width; x += STRIP)
-      dense(u.project, rows, x, vectors_of(x, width), [&](int o, int v, V s) {
+      dense(slab, u.project, rows, x, vectors_of(x, width), [&](int o, int v, V s) {
         store(out + o * u.out.plane + x + v * L, prelu(add(s, set(u.projected.bias[o])), set(u.projected.slope[o])));
       });
     finish(u.out, y);
@@ -961,13 +990,13 @@ static void pyramid(const Pyramid& all, const Slab& slab) {
       many = least(narrow, to - y);
       for (int c = 0; c < p; c++) planes_of[c] = merged + ((y - from) / narrow * p + c) * pitch;
       if (narrow > 1) {
-        dense_abreast(u.last, planes_of, many, y, u.end, made, u.out, 0);
+        dense_abreast(slab, u.last, planes_of, many, y, u.end, made, u.out, 0);
         for (int r = 0; r < many; r++) finish(u.out, y + r);
         continue;
       }
       float* out = u.out.line_to(y);
       for (int x = 0; x < width; x += STRIP)
-        dense(u.last, planes_of, x, vectors_of(x, width), [&](int o, int v, V s) {
+        dense(slab, u.last, planes_of, x, vectors_of(x, width), [&](int o, int v, V s) {
           store(out + o * u.out.plane + x + v * L, prelu(add(s, set(u.end.bias[o])), set(u.end.slope[o])));
         });
       finish(u.out, y);
@@ -992,7 +1021,7 @@ static void segment2(const Segment2& u, const Slab& slab) {
       for (int x = 0; x < u.in.width; x += STRIP)
         for (int b = 0; b < 2; b++) {
           const int vectors = vectors_of(x, u.in.width), n = least(STRIP, (u.width - b + 1) / 2 - x);
-          dense(u.weights[2 * a + b], rows, x, vectors, [&](int o, int v, V s) {
+          dense(slab, u.weights[2 * a + b], rows, x, vectors, [&](int o, int v, V s) {
             if (u.scores) {
               float whole[L];
               store(whole, s);
@@ -1020,5 +1049,5 @@ static void mean(const Mean& u, const Slab&) {
   finish(u.out, 0);
 }
 
-static const Kernels KERNELS = {TARGET_NAME, L,      TILE, first, pool, conv,    branches, esp,
-                                affine,      resize, up2,  merge, average, see, pyramid, segment, segment2, mean, flush};
+static const Kernels KERNELS = {L,      TILE, TOGETHER, first,   pool, conv,    branches, esp,      affine,
+                                resize, up2,  merge,    average, see,  pyramid, segment,  segment2, mean,   flush};

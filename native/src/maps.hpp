@@ -40,7 +40,8 @@ struct Joined {
   }
 };
 
-// Weights [inputs][outputs] in tiles of nearly equal numbers of outputs, each [inputs][outputs of the tile].
+// Weights [inputs][outputs] in tiles of nearly equal numbers of outputs, each [steps][outputs of the tile]. A step is one input, or two in
+// bfloat16 as the halves of a float.
 struct Packed {
   const float* weights = nullptr;
   int inputs = 0, outputs = 0;
@@ -73,6 +74,7 @@ struct Lerp {
 struct Slab {
   int from, to;
   float* scratch;
+  float* joined;  // [steps][STRIP], where a step takes several inputs
 };
 
 // Units, as kernels see them
@@ -236,8 +238,7 @@ struct Mean {
 
 // What a target compiles. Each makes the rows slab.from .. slab.to - 1 of its output.
 struct Kernels {
-  const char* name;
-  int lanes, tile;  // floats of a vector; outputs of a tile
+  int lanes, tile, together;  // floats of a vector; of the dense tile, outputs, and inputs that it takes in a step
   void (*first)(const First&, const Slab&);
   void (*pool)(const Pool&, const Slab&);
   void (*conv)(const Conv&, const Slab&);  // where rows are made by fours, a slab is one of fours

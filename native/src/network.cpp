@@ -78,6 +78,7 @@ class Floats {
 struct Reader {
   Floats floats;
   const Kernels& kernels;
+  int steps = 0;
   std::vector<int> channels = std::vector<int>(MAPS, 0);
   std::vector<char> summed = std::vector<char>(MAPS, 0);
 
@@ -111,21 +112,37 @@ void divides(int part, int whole, const char* what) {
   if (whole % part) throw Error(std::string(what) + ": " + std::to_string(whole) + " channels do not divide into " + std::to_string(part) + " groups");
 }
 
+// The nearest bfloat16, of two the even one.
+uint32_t bfloat16(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+
+float halves(float low, float high) {
+  const uint32_t bits = bfloat16(low) | bfloat16(high) << 16;
+  float found;
+  std::memcpy(&found, &bits, sizeof found);
+  return found;
+}
+
 // Weights in the order of the dense tile.
 struct Pack {
   std::vector<float> memory;
   int inputs = 0, outputs = 0;
 
   template <class At>
-  static Pack of(const Kernels& k, int outputs, int inputs, At at) {
+  static Pack of(Reader& r, int outputs, int inputs, At at) {
     Pack p;
     p.inputs = inputs, p.outputs = outputs;
-    p.memory.reserve(static_cast<size_t>(outputs) * inputs);
-    const int number = (outputs + k.tile - 1) / k.tile;
+    const int together = r.kernels.together, steps = (inputs + together - 1) / together;
+    r.steps = std::max(r.steps, steps);
+    p.memory.reserve(static_cast<size_t>(outputs) * steps);
+    const int number = (outputs + r.kernels.tile - 1) / r.kernels.tile;
     for (int i = 0, o = 0; i < number; i++) {
       const int n = outputs * (i + 1) / number - outputs * i / number;
-      for (int j = 0; j < inputs; j++)
-        for (int t = 0; t < n; t++) p.memory.push_back(at(o + t, j));
+      for (int j = 0; j < inputs; j += together)
+        for (int t = o; t < o + n; t++) p.memory.push_back(together == 1 ? at(t, j) : halves(at(t, j), j + 1 < inputs ? at(t, j + 1) : 0.0f));
       o += n;
     }
     return p;
@@ -143,13 +160,15 @@ struct Packs {
   const Packed* packed() const { return list.data(); }
 };
 
-// A 3 x 3, w(output, input)[y][x], as Winograd's F(4, 3) has it: `four_rows` of kernels.hpp.
-Packs six_packs(const Kernels& k, int outputs, int inputs, const std::function<const float*(int, int)>& w) {
+// A 3 x 3, w(output, input)[y][x], as Winograd's F(4, 3) has it: `four_rows` of kernels.hpp. None in bfloat16, whose rounding the blends
+// would enlarge.
+Packs six_packs(Reader& r, int outputs, int inputs, const std::function<const float*(int, int)>& w) {
   static constexpr double BLEND[6][3] = {{1 / 4.0, 0, 0},           {-1 / 6.0, -1 / 6.0, -1 / 6.0}, {-1 / 6.0, 1 / 6.0, -1 / 6.0},
                                          {1 / 24.0, 1 / 12.0, 1 / 6.0}, {1 / 24.0, -1 / 12.0, 1 / 6.0}, {0, 0, 1}};
   Packs packs;
+  if (r.kernels.together > 1) return packs;
   for (const auto& part : BLEND)
-    packs.add(Pack::of(k, outputs, 3 * inputs, [&](int o, int i) {
+    packs.add(Pack::of(r, outputs, 3 * inputs, [&](int o, int i) {
       const float* taps = w(o, i / 3) + i % 3;
       return static_cast<float>(part[0] * taps[0] + part[1] * taps[3] + part[2] * taps[6]);
     }));
@@ -210,7 +229,7 @@ struct FirstUnit : Unit {
     const float* s = r.floats.next({3});
     for (int c = 0; c < 3; c++) factor[c] = f[c], shift[c] = s[c];
     const float* w = r.floats.next({co, 27});
-    weights = Pack::of(r.kernels, co, 27, [&](int o, int k) { return w[o * 27 + k % 3 * 9 + k / 3]; });
+    weights = Pack::of(r, co, 27, [&](int o, int k) { return w[o * 27 + k % 3 * 9 + k / 3]; });
     end.read(r, co);
     r.channels[out] = co, r.summed[out] = sums;
     if (pooled >= 0) r.channels[pooled] = 3, r.summed[pooled] = 0;
@@ -267,9 +286,9 @@ struct Convolution {
     const float* w = r.floats.next({co, ci / groups, kernel, kernel});
     for (int g = 0; g < groups; g++)
       weights.add(
-          Pack::of(r.kernels, outputs, inputs, [&](int o, int i) { return w[(static_cast<int64_t>(g) * outputs + o) * inputs + i]; }));
+          Pack::of(r, outputs, inputs, [&](int o, int i) { return w[(static_cast<int64_t>(g) * outputs + o) * inputs + i]; }));
     if (kernel == 3 && stride == 1 && groups == 1)
-      fours = six_packs(r.kernels, co, ci, [&](int o, int i) { return w + (static_cast<int64_t>(o) * ci + i) * 9; });
+      fours = six_packs(r, co, ci, [&](int o, int i) { return w + (static_cast<int64_t>(o) * ci + i) * 9; });
   }
   // `gap`: zeros between the planes of the output
   int add(Plan& plan, const std::vector<int>& in, int out, int gap = GAP) const {
@@ -365,7 +384,7 @@ struct BranchesUnit : Unit {
     const float* e = r.floats.next({added, n});
     const float* p = picture >= 0 ? r.floats.next({co, 3}) : nullptr;
     for (int g = 0; g < branches; g++)
-      expand.add(Pack::of(r.kernels, n, n + (p ? 3 : 0), [&](int o, int k) {
+      expand.add(Pack::of(r, n, n + (p ? 3 : 0), [&](int o, int k) {
         return k < n ? e[(static_cast<int64_t>(g) * n + o) * n + k] : p[(static_cast<int64_t>(pooled) + g * n + o) * 3 + k - n];
       }));
     if (p) reinforce.assign(p, p + 3L * pooled);
@@ -449,8 +468,8 @@ struct EspUnit : Unit {
     for (int j = 0; j < branches; j++) {
       const int o = j ? n : n1, inputs = j || !primary ? n : n1;
       const float* w = r.floats.next({o, inputs, kernel, kernel});
-      weights.add(Pack::of(r.kernels, o, inputs * taps, [&](int a, int k) { return w[(static_cast<int64_t>(a) * inputs + k % inputs) * taps + k / inputs]; }));
-      if (kernel == 3) fours.push_back(six_packs(r.kernels, o, inputs, [&](int a, int i) { return w + (static_cast<int64_t>(a) * inputs + i) * 9; }));
+      weights.add(Pack::of(r, o, inputs * taps, [&](int a, int k) { return w[(static_cast<int64_t>(a) * inputs + k % inputs) * taps + k / inputs]; }));
+      if (kernel == 3) fours.push_back(six_packs(r, o, inputs, [&](int a, int i) { return w + (static_cast<int64_t>(a) * inputs + i) * 9; }));
     }
     end.read(r, co);
     last.read(r, co);
@@ -530,7 +549,7 @@ Packs transposed(Reader& r, int ci, int co) {
   Packs found;
   const float* w = r.floats.next({ci, co, 4});
   for (int place = 0; place < 4; place++)
-    found.add(Pack::of(r.kernels, co, ci, [&](int o, int i) { return w[(static_cast<int64_t>(i) * co + o) * 4 + place]; }));
+    found.add(Pack::of(r, co, ci, [&](int o, int i) { return w[(static_cast<int64_t>(i) * co + o) * 4 + place]; }));
   return found;
 }
 
@@ -595,7 +614,7 @@ struct MergeUnit : Unit {
     gate = r.values({co, ci});
     join_norm.read(r, co);
     const float* v = r.floats.next({p, co});
-    project = Pack::of(r.kernels, p, co, [&](int o, int k) { return v[static_cast<int64_t>(o) * co + k]; });
+    project = Pack::of(r, p, co, [&](int o, int k) { return v[static_cast<int64_t>(o) * co + k]; });
     projected.read(r, p);
     r.channels[out] = p, r.summed[out] = 0;
   }
@@ -710,7 +729,7 @@ struct PyramidUnit : Unit {
     merge.assign(w, w + 9L * p * count);
     merged.read(r, p);
     const float* v = r.floats.next({co, p});
-    last = Pack::of(r.kernels, co, p, [&](int o, int k) { return v[static_cast<int64_t>(o) * p + k]; });
+    last = Pack::of(r, co, p, [&](int o, int k) { return v[static_cast<int64_t>(o) * p + k]; });
     end.read(r, co);
     r.channels[out] = co, r.summed[out] = 0;
   }
@@ -871,11 +890,18 @@ std::unique_ptr<Unit> read_unit(int kind, Integers& in, Reader& r) {
   }
 }
 
+constexpr int64_t HEAD = 2;  // integers before the units
+
+int precision_of(Integers in) {
+  if (in.next("the format", 0, INT32_MAX) != ESPY_FORMAT) throw Error("the description is of another format than " + std::to_string(ESPY_FORMAT));
+  return in.next("the precision", ESPY_FLOAT32, ESPY_BFLOAT16);
+}
+
 }  // namespace
 
-Network::Network(const int64_t* list, int64_t count, const float* weights, int64_t floats, const Kernels& k) : kernels(k) {
-  Integers in(list, count);
-  if (in.next("the format", 0, INT32_MAX) != ESPY_FORMAT) throw Error("the description is of another format than " + std::to_string(ESPY_FORMAT));
+Network::Network(const int64_t* list, int64_t count, const float* weights, int64_t floats, const Kernels& (*target)(int))
+    : kernels(target(precision_of(Integers(list, count)))) {
+  Integers in(list + HEAD, count - HEAD);
   const int number = in.next("the number of units", 1, 4096);
   Reader reader{Floats(weights, floats), kernels};
   for (int i = 0; i < number; i++) {
@@ -892,6 +918,7 @@ Network::Network(const int64_t* list, int64_t count, const float* weights, int64
   if (segment && pyramid && segment->in == pyramid->out) pyramid->segment = segment, segment->within = true;
   if (!in.done()) throw Error("the description goes on behind its last unit");
   if (!reader.floats.done()) throw Error("there are more weights than the units have");
+  steps = kernels.together > 1 ? reader.steps : 0;
 }
 
 // ---- Memory
@@ -923,7 +950,7 @@ Memory::~Memory() { std::free(at_); }
 
 // ---- Plans
 
-Plan::Plan(const Network& network, int h, int w, int t) : height(h), width(w), threads(t), kernels(network.kernels), numbers_(MAPS, -1) {
+Plan::Plan(const Network& network, int h, int w, int t) : height(h), width(w), threads(t), kernels(network.kernels), numbers_(MAPS, -1), joined_floats_(static_cast<long>(network.steps) * STRIP) {
   for (; unit_ < static_cast<int>(network.units.size()); unit_++) network.units[unit_]->add(*this);
   lay_out();
 }
@@ -999,7 +1026,13 @@ Lerp Plan::lerp(int inputs, int outputs, bool align) {
 
 void Plan::stage(int rows, long scratch, std::function<void(const Slab&)> run) {
   stages.push_back({unit_, rows, std::move(run)});
-  scratch_floats_ = std::max(scratch_floats_, aligned(scratch + 64));
+  scratch_floats_ = std::max(scratch_floats_, joined_floats_ + aligned(scratch + 64));
+}
+
+Slab Plan::slab(const Stage& stage, int thread) const {
+  auto share = [&](int t) { return static_cast<int>(static_cast<int64_t>(stage.rows) * t / threads); };
+  float* own = scratch_->at() + thread * scratch_floats_;
+  return {share(thread), share(thread + 1), own + joined_floats_, own};
 }
 
 void Plan::fits(size_t floats) const {

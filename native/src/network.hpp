@@ -42,8 +42,10 @@ class Unit {
 
 class Network {
  public:
-  Network(const int64_t* units, int64_t count, const float* weights, int64_t floats, const Kernels& kernels);
+  // `target`: the kernels for a precision
+  Network(const int64_t* units, int64_t count, const float* weights, int64_t floats, const Kernels& (*target)(int precision));
   const Kernels& kernels;
+  int steps = 0;  // the most of a dense product
   std::vector<std::unique_ptr<Unit>> units;
   bool masks = false;  // it ends with a mask
 };
@@ -63,7 +65,7 @@ class Plan {
   const Kernels& kernels;
   std::vector<Stage> stages;
   void check(int stage) const;  // ends the process where what lies around a map is not zero
-  float* scratch_of(int thread) const { return scratch_->at() + thread * scratch_floats_; }
+  Slab slab(const Stage& stage, int thread) const;
   // Where the picture is, and where the results go: set before each run.
   const uint8_t* picture = nullptr;
   uint8_t* mask = nullptr;
@@ -107,6 +109,7 @@ class Plan {
   std::vector<std::pair<Map*, int>> users_;
   std::vector<Map*> rings_;
   std::vector<std::shared_ptr<void>> kept_;
+  const long joined_floats_;
   int unit_ = 0;  // that is adding its stages
   long scratch_floats_ = 0;
   size_t reserved_ = 0;

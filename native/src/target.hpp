@@ -5,6 +5,7 @@
 namespace espy {
 
 const Kernels& kernels_avx512();
+const Kernels& kernels_avx512bf16();  // chosen only when asked for
 const Kernels& kernels_avx2();
 const Kernels& kernels_neon();
 const Kernels& kernels_scalar();

@@ -7,6 +7,7 @@
 namespace espy {
 namespace {
 #include "vector_avx512.hpp"
+#include "dense_float32.hpp"
 #include "kernels.hpp"
 }  // namespace
 

@@ -6,6 +6,7 @@
 namespace espy {
 namespace {
 #include "vector_scalar.hpp"
+#include "dense_float32.hpp"
 #include "kernels.hpp"
 }  // namespace
 

@@ -6,7 +6,6 @@ using V = __m256;
 constexpr int L = 8;
 constexpr int TILE = 6;
 constexpr int WIDE = 2;
-#define TARGET_NAME "avx2"
 
 KERNEL V load(const float* p) { return _mm256_loadu_ps(p); }
 KERNEL void store(float* p, V a) { _mm256_storeu_ps(p, a); }

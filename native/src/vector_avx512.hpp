@@ -6,7 +6,6 @@ using V = __m512;
 constexpr int L = 16;     // floats
 constexpr int TILE = 6;   // outputs of a dense tile
 constexpr int WIDE = 4;   // vectors of pixels of a dense tile
-#define TARGET_NAME "avx512"
 
 KERNEL V load(const float* p) { return _mm512_loadu_ps(p); }
 KERNEL void store(float* p, V a) { _mm512_storeu_ps(p, a); }

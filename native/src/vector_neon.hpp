@@ -6,7 +6,6 @@ using V = float32x4_t;
 constexpr int L = 4;
 constexpr int TILE = 6;
 constexpr int WIDE = 4;
-#define TARGET_NAME "neon"
 
 KERNEL V load(const float* p) { return vld1q_f32(p); }
 KERNEL void store(float* p, V a) { vst1q_f32(p, a); }

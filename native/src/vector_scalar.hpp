@@ -8,7 +8,6 @@ struct V {
 constexpr int L = 4;
 constexpr int TILE = 4;
 constexpr int WIDE = 2;
-#define TARGET_NAME "scalar"
 
 template <class F>
 KERNEL V each(F f) {

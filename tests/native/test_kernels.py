@@ -15,8 +15,6 @@ from samples import noise, scene
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-WITHIN = 1e-4  # of the largest value
-
 few, bit, odd = st.integers(1, 9), st.integers(0, 1), st.sampled_from([1, 3, 5])
 heights = st.integers(1, 24)
 widths = st.integers(1, 24) | st.integers(25, 300) | st.sampled_from([31, 32, 33, 63, 64, 65, 127, 128, 129, 257])
@@ -202,17 +200,17 @@ def same_bytes(one, other):
     ]
 
 
-def held_against_the_header(kind, run, examples):
+def held_against_the_header(kind, run, examples, precision="float32"):
     """Random programs of a kind, at random sizes, by one and by more threads; run(program, picture, threads)."""
 
     @settings(max_examples=examples, deadline=None, derandomize=True, phases=[Phase.generate])
     @given(st.data(), st.integers(0, 999), heights, widths, st.sampled_from([2, 3, 5]))
     def holds(data, seed, height, width, threads):
-        program = data.draw(KINDS[kind](Sketch(seed)))
+        program = data.draw(KINDS[kind](Sketch(seed))).computed_in(precision)
         picture = noise(height, width, seed)
         mask, scores = run(program, picture, 1)
         _, wanted = run_program(program.units, program.weights, picture)
-        assert differs(scores, wanted.numpy()) <= WITHIN
+        assert differs(scores, wanted.numpy()) <= program.within
         assert mask is None or np.array_equal(mask, scores.argmax(0))
         assert same_bytes((mask, scores), run(program, picture, threads))
 
@@ -243,10 +241,40 @@ def test_a_unit_is_what_the_header_says_for_long(kind, engine):
     held_against_the_header(kind, partial(run, engine), examples=2000)
 
 
+@pytest.fixture
+def bfloat16(engine):
+    """The precision, where the processor multiplies it."""
+    try:
+        run(engine, Sketch(0).first(1).shown(0).computed_in("bfloat16"), noise(1, 1))
+    except EngineError as error:
+        pytest.skip(str(error))
+    return "bfloat16"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_so_it_is_in_bfloat16_with_inputs_and_weights_rounded(kind, engine, bfloat16):
+    held_against_the_header(kind, partial(run, engine), examples=20, precision=bfloat16)
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("kind", KINDS)
+def test_so_it_is_in_bfloat16_for_long(kind, engine, bfloat16):
+    held_against_the_header(kind, partial(run, engine), examples=2000, precision=bfloat16)
+
+
+def test_bfloat16_is_never_computed_by_instructions_that_lack_it(engine, monkeypatch):
+    program = Sketch(0).first(1).shown(0).computed_in("bfloat16")
+    for name in TARGETS:
+        monkeypatch.setenv("ESPY_ENGINE_TARGET", name)
+        with pytest.raises(EngineError, match="bfloat16 needs a processor with AVX-512 BF16: take float32"):
+            run(engine, program, noise(1, 1))
+
+
 X86 = ("avx512", "avx2", "scalar")
 INSTRUCTIONS = {"x86_64": X86, "AMD64": X86, "aarch64": ("neon", "scalar"), "arm64": ("neon", "scalar")}
 TARGETS = INSTRUCTIONS.get(platform.machine(), ("scalar",))
 """What kernels are compiled for on this machine, the best first."""
+BFLOAT16 = "avx512bf16"  # for that precision alone
 
 
 @pytest.fixture(params=TARGETS[1:])
@@ -266,16 +294,17 @@ def test_a_unit_is_what_the_header_says_by_other_instructions(kind, engine, targ
 
 
 @pytest.mark.native
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("name", [*TARGETS, BFLOAT16])
 @pytest.mark.parametrize("kind", KINDS)
 def test_sanitizers_find_nothing_in_a_unit_and_zeros_lie_around_its_maps(kind, name, checked, monkeypatch):
     monkeypatch.setenv("ESPY_ENGINE_TARGET", name)
+    precision = "bfloat16" if name == BFLOAT16 else "float32"
     with checked("address,undefined") as runner:
         try:
-            runner.run(Sketch(0).first(1).shown(0), noise(1, 1))
+            runner.run(Sketch(0).first(1).shown(0).computed_in(precision), noise(1, 1))
         except EngineError:
             pytest.skip(f"this processor has no {name}")
-        held_against_the_header(kind, runner.run, examples=100)
+        held_against_the_header(kind, runner.run, examples=100, precision=precision)
 
 
 @pytest.mark.native

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from espy.errors import EngineError, EspyError
 from espy.run.engines import load_engine
-from lowered import run_program, units_of
+from lowered import HEAD, run_program, units_of
 from programs import Opened, Program, Runner, Sketch, ends, everything, halved, made, shapes, sized
 from samples import noise
 
@@ -121,7 +121,7 @@ def extended(units, chance):
 
 def split(units):
     """A program's units as lists, where its integers still are such."""
-    parts, at = [], 2
+    parts, at = [], HEAD
     while at + 1 < len(units) and units[at + 1] >= 0:
         parts.append(units[at : at + 2 + units[at + 1]])
         at += len(parts[-1])
@@ -131,25 +131,25 @@ def split(units):
 def insides(units):
     """Of each integer whether it is within a unit behind FIRST."""
     parts = split(units)
-    return [False, False] + [number > 0 and k > 1 for number, part in enumerate(parts) for k in range(len(part))]
+    return [False] * HEAD + [number > 0 and k > 1 for number, part in enumerate(parts) for k in range(len(part))]
 
 
 def reordered(units, chance):
     if parts := split(units):
         parts.insert(chance.randrange(len(parts)), parts.pop(chance.randrange(len(parts))))
-        units[2:] = chain.from_iterable(parts)
+        units[HEAD:] = chain.from_iterable(parts)
 
 
 def repeated(units, chance):
     if parts := split(units):
         parts.insert(chance.randrange(len(parts)), chance.choice(parts))
-        units[1:] = [len(parts), *chain.from_iterable(parts)]
+        units[HEAD - 1 :] = [len(parts), *chain.from_iterable(parts)]
 
 
 def named(units):
     """How many floats the integers name, and what they end in; (None, (0, ())) where they make no sense."""
     nothing = None, (0, ())
-    if any(abs(value) > 1 << 17 for value in units) or len(units) < 2 or not 0 < units[1] < 100:
+    if any(abs(value) > 1 << 17 for value in units) or len(units) < HEAD or not 0 < units[2] < 100:
         return nothing
     channels, halvings, floats = {}, {}, 0
     try:
@@ -201,7 +201,7 @@ def answers(runner, seeds, *, right=False):
         assert mask is None or (mask < program.classes).all(), f"seed {seed}"
         if right and (np.abs(program.weights) < 1e6).all():
             _, wanted = run_program(program.units, program.weights, picture)
-            assert np.abs(scores - wanted.numpy()).max() <= 1e-4 * float(wanted.abs().max()), f"seed {seed}"
+            assert np.abs(scores - wanted.numpy()).max() <= program.within * float(wanted.abs().max()), f"seed {seed}"
         ran += 1
     return ran
 

@@ -137,4 +137,4 @@ def test_a_processor_with_fewer_instructions_runs_the_library(emulated, processo
         _, scores = runner.run(program, picture, 2)
         assert np.abs(scores - wanted.numpy()).max() <= 1e-4 * float(wanted.abs().max())
         with pytest.raises(EngineError, match="the description ends before the number of units"):
-            runner.run(Program(program.units[:1], program.weights, 0), picture)
+            runner.run(Program(program.units[:2], program.weights, 0), picture)

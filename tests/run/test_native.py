@@ -314,7 +314,13 @@ def test_what_the_library_says_of_a_failure_is_the_error(native, tiny_espnet):
 
 
 def test_another_precision_is_refused(native, tiny_espnet):
-    with pytest.raises(EngineError, match="engine native computes in float32, not in 'bfloat16'"):
+    with pytest.raises(EngineError, match="engine native computes in float32 or bfloat16, not in 'int8'"):
+        native(tiny_espnet, threads=1, precision="int8")
+
+
+def test_bfloat16_is_refused_in_one_line_where_the_processor_lacks_it(native, tiny_espnet, monkeypatch):
+    monkeypatch.setenv("ESPY_ENGINE_TARGET", "scalar")
+    with pytest.raises(EngineError, match=r"engine native cannot open it \(bfloat16 needs a processor with [^\n]*$"):
         native(tiny_espnet, threads=1, precision="bfloat16")
 
 

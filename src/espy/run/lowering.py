@@ -38,7 +38,8 @@ from espy.spec import (
     esp_split,
 )
 
-FORMAT = 2
+FORMAT = 3
+PRECISIONS = ("float32", "bfloat16")
 FIRST, POOL, CONV, EESP, DOWN, ESP, AFFINE, RESIZE, UP2, MERGE, PYRAMID, SEGMENT, SEGMENT2, MEAN, SCORES = range(1, 16)
 NONE = -1  # in place of a map
 LEAST = (
@@ -74,7 +75,7 @@ class Norm(NamedTuple):
     slope: np.ndarray
 
 
-def lower(spec: Spec, arrays: dict[str, np.ndarray], preprocess: Preprocess) -> Program:
+def lower(spec: Spec, arrays: dict[str, np.ndarray], preprocess: Preprocess, precision: str = "float32") -> Program:
     """The program of a network, its weights by our names, for pictures that are prepared as `preprocess` says.
 
     Raises EngineError for what the engine does not run, ModelError where the weights do not belong to the network.
@@ -97,7 +98,7 @@ def lower(spec: Spec, arrays: dict[str, np.ndarray], preprocess: Preprocess) -> 
             case ESPNetv2Detector():
                 _Detector(spec, weights, units).forward(preprocess)
         weights.all_taken()
-        return Program(units.integers(), units.floats())
+        return Program(units.integers(precision), units.floats())
 
 
 # Weights
@@ -201,8 +202,8 @@ class Units:
         self._floats: list[np.ndarray] = []
         self._made: dict[int, list[int]] = {}  # map: the integers of the unit that last wrote it
 
-    def integers(self) -> np.ndarray:
-        flat = [FORMAT, len(self._units)]
+    def integers(self, precision: str) -> np.ndarray:
+        flat = [FORMAT, PRECISIONS.index(precision), len(self._units)]
         for kind, integers in self._units:
             flat += [kind, len(integers), *integers]
         return np.array(flat, np.int64)

@@ -66,8 +66,8 @@ def stages_of(program: np.ndarray, height: int, width: int) -> list[tuple[Unit, 
 
 
 def _split(program: np.ndarray) -> Iterator[tuple[int, list[int]]]:
-    at = 2  # after the format and the number of units
-    for _ in range(int(program[1])):
+    at = 3  # after the format, the precision and the number of units
+    for _ in range(int(program[2])):
         kind, count = (int(value) for value in program[at : at + 2])
         yield kind, [int(value) for value in program[at + 2 : at + 2 + count]]
         at += 2 + count

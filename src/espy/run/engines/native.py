@@ -18,22 +18,22 @@ from espy.header import read_safetensors
 from espy.machine import available_threads
 from espy.priors import decode, priors
 from espy.run.engines import check_precision, check_side
-from espy.run.lowering import lower
+from espy.run.lowering import PRECISIONS, lower
 from espy.run.nms import detections
 
 
 class Native:
-    """Runs `.safetensors` files in float32, one picture after the other."""
+    """Runs `.safetensors` files, one picture after the other, in float32, or in bfloat16 where that is asked for."""
 
     name = "native"
     version = espy_engine.__version__
 
     def __init__(self, path: Path, *, threads: int | None, precision: str) -> None:
-        check_precision(self.name, precision, ("float32",))
+        check_precision(self.name, precision, PRECISIONS)
         self.precision = precision
         header, arrays = read_safetensors(path)
         try:
-            program = lower(header.spec, arrays, header.preprocess)
+            program = lower(header.spec, arrays, header.preprocess, precision)
         except ModelError as error:
             raise ModelError(f"{path}: {error}") from None
         self.program = program

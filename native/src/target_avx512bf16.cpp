@@ -1,0 +1,15 @@
+#include "maps.hpp"
+#include "target.hpp"
+
+#include <cstdint>
+#include <immintrin.h>
+
+namespace espy {
+namespace {
+#include "vector_avx512.hpp"
+#include "dense_bfloat16.hpp"
+#include "kernels.hpp"
+}  // namespace
+
+const Kernels& kernels_avx512bf16() { return KERNELS; }
+}  // namespace espy
