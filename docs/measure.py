@@ -4,7 +4,9 @@ Names: `prepare` (reading and preparing a 1920x1080 JPEG), `folder` (a folder of
 `memory` (a 100-megapixel photo in tiles), `tiles` (how far tiled masks differ from untiled ones; needs torch), `start`,
 `training` (images/s of the loop against a plain one, in turn), `loader` (images/s of the loader alone), `tasks` (images/s of loader
 and network for classes and boxes), `rewrites` (deployed files against plain exports, each rewrite left out in turn), `sizes` (the
-same at five sizes), `formats` (every one that can be made here), `precisions` (float32, bfloat16, int8 on CamVid; needs nncf).
+same at five sizes), `native` (the project's own engine against stock ones), `growth` (the same from small pictures to large ones),
+`roofline` (its units against the machine's limits), `kernels` (each kind of unit alone), `formats` (every one that can be made
+here), `precisions` (float32, bfloat16, int8 on CamVid; needs nncf).
 Every figure is printed with the machine it was measured on.
 """
 
@@ -513,6 +515,14 @@ def roofline(
     print(f"roofline: {limits.gflops / 2:.1f} GMAC/s, {limits.gb_s:.1f} GB/s; {found.stamp}")
 
 
+def kernels() -> None:
+    """Each kind of unit of the native engine alone, one thread: tests/native/bench_kernels.py."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    from native.bench_kernels import bench
+
+    bench()
+
+
 def formats(name: str = "street-small", size: tuple[int, int] = (512, 1024)) -> None:
     """Every format whose tools are installed here: bytes, how far it is off, processor time of one thread in turns."""
     from espy.ship.bench import measure, plan
@@ -613,6 +623,7 @@ MEASURES: dict[str, Callable[[], None]] = {
     "native": native,
     "growth": growth,
     "roofline": roofline,
+    "kernels": kernels,
     "formats": formats,
     "precisions": precisions,
 }

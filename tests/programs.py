@@ -63,12 +63,23 @@ class Opened:
         size, program = picture.shape[:2], self._program
         mask = None if program.maps else np.full(size, 255, np.uint8)
         scores = np.full(program.shape(size), np.nan, np.float32)
-        at = None if mask is None else mask.ctypes.data
-        if self._functions.espy_run(
-            self._engine, picture.ctypes.data, *size, at, scores.ctypes.data, scores.size, None
-        ):
-            raise EngineError(self._functions.espy_last_error().decode())
+        self._run(picture, mask, scores, None)
         return mask, scores
+
+    def seconds(self, picture):
+        """How long each unit takes, where a program with a mask gives that alone: float64 [units]."""
+        size, program = picture.shape[:2], self._program
+        mask = None if program.maps else np.empty(size, np.uint8)
+        scores = np.empty(program.shape(size), np.float32) if program.maps else None
+        found = np.empty(int(program.units[1]))
+        self._run(picture, mask, scores, found)
+        return found
+
+    def _run(self, picture, mask, scores, seconds):
+        room = 0 if scores is None else scores.size
+        mask, scores, seconds = (None if one is None else one.ctypes.data for one in (mask, scores, seconds))
+        if self._functions.espy_run(self._engine, picture.ctypes.data, *picture.shape[:2], mask, scores, room, seconds):
+            raise EngineError(self._functions.espy_last_error().decode())
 
 
 def run(functions, program, picture, threads=1):

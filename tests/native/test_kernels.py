@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from espy.errors import EngineError
 from lowered import run_program
+from native.bench_kernels import bench
 from programs import Runner, Sketch, everything, of_file, run
 from samples import noise, scene
 
@@ -146,12 +147,12 @@ def merges(draw, sketch):
 
 
 @st.composite
-def pyramids(draw, sketch):
+def pyramids(draw, sketch, segmented=False):
     c, co = draw(few), draw(few)
     sides = st.sampled_from([(2, 1), (3, 2), (1, 1), (1, 2), (1, 10)]) | st.tuples(st.integers(1, 5), st.integers(1, 5))
     scales = draw(st.lists(sides, min_size=1, max_size=5))
     sketch.first(c).add("PYRAMID", 0, 2, co, len(scales), *np.ravel(scales).tolist())
-    return sketch.shown(2)
+    return sketch.add("SEGMENT", 2, draw(bit)).program() if segmented else sketch.shown(2)
 
 
 @st.composite
@@ -184,7 +185,7 @@ def scores(draw, sketch):
 KINDS = {
     "FIRST": firsts, "POOL": pools, "CONV": convolutions, "EESP": eesps, "DOWN": downs, "ESP": esps, "AFFINE": affines,
     "RESIZE": resizes, "UP2": doublings, "MERGE": merges, "PYRAMID": pyramids, "SEGMENT": segments,
-    "SEGMENT2": doubled_segments, "MEAN": means, "SCORES": scores,
+    "PYRAMID + SEGMENT": partial(pyramids, segmented=True), "SEGMENT2": doubled_segments, "MEAN": means, "SCORES": scores,
 }  # fmt: skip
 
 
@@ -268,6 +269,14 @@ def test_bfloat16_is_never_computed_by_instructions_that_lack_it(engine, monkeyp
         monkeypatch.setenv("ESPY_ENGINE_TARGET", name)
         with pytest.raises(EngineError, match="bfloat16 needs a processor with AVX-512 BF16: take float32"):
             run(engine, program, noise(1, 1))
+
+
+def test_each_kind_of_unit_has_a_benchmark_of_its_name(engine, capsys):
+    bench(runs=1)
+    *lines, limits = capsys.readouterr().out.splitlines()
+    assert {line.split(": ")[1] for line in lines} == set(KINDS)
+    assert all(float(line.split(": ")[3].split(" ms")[0]) > 0 for line in lines)
+    assert limits.startswith("kernels: limits: ")
 
 
 X86 = ("avx512", "avx2", "scalar")
