@@ -10,6 +10,17 @@
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
 
+// Whether narrow rows beside each other end before the next channel's, by `pyramid_strip`, which takes more than two vectors by fours.
+constexpr bool narrow_rows_fit() {
+  for (int width = 1; abreast(width) > 1; width++) {
+    const int vectors = (width + L - 1) / L;
+    if ((abreast(width) - 1) * width + (vectors > 2 ? (vectors + 3) / 4 * 4 : vectors) * L > PITCH) return false;
+  }
+  return true;
+}
+// The even and the odd pixels of a strip fill whole vectors; `each_tile` and `merge` have cases for so much.
+static_assert(STRIP % (2 * L) == 0 && WIDE * L <= STRIP && WIDE % 2 == 0 && TILE <= 6 && narrow_rows_fit(), "kernels cannot work on so much at a time");
+
 KERNEL int least(int a, int b) { return a < b ? a : b; }
 KERNEL int most(int a, int b) { return a > b ? a : b; }
 KERNEL int vectors_of(int x, int width) { return (least(STRIP, width - x) + L - 1) / L; }
@@ -505,6 +516,7 @@ static void branches(const Branches& all, const Slab& slab) {
   const bool narrow = abreast(width) > 1;
   const long pitch = narrow ? PITCH : STRIP;
   float* free = slab.scratch;
+  float* ring = scratch_after(free, u.stride == 2 ? u.reduced.kept * u.reduced.row + u.reduced.plane : 0);
   float* strip = scratch_after(free, (long)k * n * PITCH + 3 * 16);
   float* picture = scratch_after(free, 3 * PITCH);
   float* made = scratch_after(free, (long)n * PITCH);
@@ -514,8 +526,7 @@ static void branches(const Branches& all, const Slab& slab) {
   Conv reduce;
   int next = 0, reach = 0;
   if (u.stride == 2) {
-    float* ring = scratch_after(free, u.reduced.kept * u.reduced.row + u.reduced.plane);
-    clear(ring, free - ring);
+    clear(ring, strip - ring);
     u.reduced.at = ring + (u.reduced.plane - up16(u.reduced.width));
     reduce = *u.reduce;
     reduce.out = u.reduced;
@@ -950,13 +961,13 @@ static void pyramid(const Pyramid& all, const Slab& slab) {
   const int narrow = abreast(width);
   const long pitch = narrow > 1 ? PITCH : plane;
   float* free = slab.scratch;
+  if (u.segment) u.out.at = scratch_after(free, u.out.kept * u.out.row + GAP) + GAP;
   float* rings = scratch_after(free, (long)p * RING * line + GAP) + GAP;
   float* nothing = scratch_after(free, line + 2 * GAP) + GAP;
   float* merged = scratch_after(free, (long)BLOCK * p * plane);
   float* made = scratch_after(free, narrow > 1 ? (long)u.out.channels * PITCH : 0);
   float* scratch = scratch_after(free, plane + 2 * GAP);
   float* between = scratch_after(free, u.segment ? u.out.row + 4 * GAP : 0);
-  if (u.segment) u.out.at = scratch_after(free, u.out.kept * u.out.row + GAP) + GAP;
   clear(slab.scratch, free - slab.scratch);
   const float* rows[3 * MOST_SCALES];
   const float** planes_of = reinterpret_cast<const float**>(scratch_after(free, 2L * p));

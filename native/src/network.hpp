@@ -6,6 +6,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "maps.hpp"
@@ -80,7 +81,8 @@ class Plan {
   int slot(int number) const;                                                // of a map that was made
   Size size(int slot) const;
   void use(Map& map, int slot);  // the map's memory is told when all are known; it is kept from its first use to its last
-  void ring(Map& map, int channels, int height, int width, int gap, int kept);  // a map of which `kept` rows are kept, in scratch
+  // a map of which `kept` rows are kept, where the next stage's scratch begins
+  void ring(Map& map, int channels, int height, int width, int gap, int kept);
   float* sums(int slot);  // [height][channels] beside a map
   const float* keep(std::vector<float> values);
   const int* keep(std::vector<int> values);
@@ -107,7 +109,7 @@ class Plan {
   std::vector<Place> places_;
   std::vector<int> numbers_;
   std::vector<std::pair<Map*, int>> users_;
-  std::vector<Map*> rings_;
+  std::vector<std::pair<Map*, int>> rings_;  // and the stage
   std::vector<std::shared_ptr<void>> kept_;
   const long joined_floats_;
   int unit_ = 0;  // that is adding its stages

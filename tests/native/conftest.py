@@ -13,7 +13,7 @@ from espy.machine import available_threads
 from programs import Runner
 
 RUNNER = Path(__file__).parent / "runner.cpp"
-FLAGS = ("-std=c++17", "-O1", "-pthread", f"-I{NATIVE / 'include'}")
+FLAGS = ("-std=c++17", "-pthread", f"-I{NATIVE / 'include'}")
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +43,7 @@ def built(tmp_path_factory):
                 printed(cmake, "-S", NATIVE, "-B", folder, "-G", "Unix Makefiles", *set_to)
                 printed(cmake, "--build", folder, "--parallel", str(available_threads()))
                 linked = (f"-L{folder}", "-lespy_engine", "-Wl,-rpath,$ORIGIN")
-                printed(found, *FLAGS, *sanitize, RUNNER, *linked, "-o", folder / "runner")
+                printed(found, *FLAGS, "-O1", *sanitize, RUNNER, *linked, "-o", folder / "runner")
         return folder
 
     return build
@@ -51,15 +51,24 @@ def built(tmp_path_factory):
 
 @pytest.fixture
 def altered(tmp_path):
-    """altered(file, old, new): `runner` with a line of the engine's sources as it is not, plain C++, checked builds' checks in."""
+    """altered(*changes): `runner` with lines of the engine's sources as they are not, (file, old, new), checked builds' checks in.
 
-    def build(file, old, new):
+    Plain C++, or with a target of this processor beside it.
+    """
+
+    def build(*changes, target="scalar", optimised="-O1"):
         sources = shutil.copytree(NATIVE / "src", tmp_path / "src")
-        text = (sources / file).read_text()
-        assert text.count(old) == 1
-        (sources / file).write_text(text.replace(old, new))
-        parts = [sources / f"{name}.cpp" for name in ("api", "network", "workers", "target_scalar")]
-        printed(tool("g++"), *FLAGS, "-ffp-contract=off", "-DESPY_CHECK", RUNNER, *parts, "-o", tmp_path / "runner")
+        for file, old, new in changes:
+            text = (sources / file).read_text()
+            assert text.count(old) == 1
+            (sources / file).write_text(text.replace(old, new))
+        also = [] if target == "scalar" else [f"target_{target}"]
+        parts = [sources / f"{name}.cpp" for name in ("api", "network", "workers", "target_scalar", *also)]
+        flags = [*FLAGS, optimised, "-ffp-contract=off", "-DESPY_CHECK"] + [
+            f"-DESPY_{target.upper()}",
+            "-march=native",
+        ] * len(also)
+        printed(tool("g++"), *flags, RUNNER, *parts, "-o", tmp_path / "runner")
         return tmp_path / "runner"
 
     return build

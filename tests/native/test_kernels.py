@@ -1,13 +1,17 @@
 """Each kind of unit in C is what native/include/espy_engine.h says of it: its maps are those of the interpreter, at any size."""
 
 import platform
+import re
 from functools import partial
+from itertools import product
 
 import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from builds import NATIVE
+from espy import bundle
 from espy.errors import EngineError
 from lowered import run_program
 from native.bench_kernels import bench
@@ -159,9 +163,6 @@ def pyramids(draw, sketch, segmented=False):
 def segments(draw, sketch):
     c = draw(few)
     number = draw(quarters(sketch.first(2), c, least=0))
-    if draw(st.booleans()):  # which the engine makes of a pyramid's rows while they are near
-        sketch.add("PYRAMID", number, 10, draw(few), 3, 2, 1, 1, 1, 1, 2)
-        number = 10
     return sketch.add("SEGMENT", number, draw(bit)).program()
 
 
@@ -341,28 +342,67 @@ def test_instructions_that_the_processor_lacks_are_refused(engine, monkeypatch):
 # Built otherwise
 
 
-TILES = [("vector_scalar.hpp", "TILE = 4;", f"TILE = {n};") for n in (1, 3, 6)]
-STRIPS = [("maps.hpp", "STRIP = 64;", f"STRIP = {n};") for n in (16, 128)]
-FOURS = [("maps.hpp", "FOURS_WIDTH = 256;", f"FOURS_WIDTH = {n};") for n in (16, 48)]
+def constants(target, *values):
+    """Changes of how much kernels do at a time: outputs and vectors of a dense tile, pixels of a strip and of four rows at once."""
+    places = [(name, f"vector_{target}.hpp") for name in ("TILE", "WIDE")]
+    places += [(name, "maps.hpp") for name in ("STRIP", "FOURS_WIDTH")]
+    found = []
+    for (name, file), value in zip(places, values, strict=True):
+        (line,) = re.findall(rf"\b{name} = \d+;", (NATIVE / "src" / file).read_text())
+        found.append((file, line, f"{name} = {value};"))
+    return found
 
 
-@pytest.mark.native
-@pytest.mark.parametrize("change", [*TILES, *STRIPS, *FOURS], ids=lambda change: change[2])
-def test_the_bytes_are_the_same_with_any_tile_and_strip(change, altered, engine, monkeypatch):
+def held_against_the_installed_engine(run, installed, models, pictures, examples):
+    """The same bytes of models' masks and scores, and of random programs of each kind."""
+    for program, picture in product(map(of_file, models), pictures):
+        assert same_bytes(run(program, picture, 2), installed(program, picture))
+
+    @settings(max_examples=examples * len(KINDS), deadline=None, derandomize=True, phases=[Phase.generate])
+    @given(st.data(), st.sampled_from(sorted(KINDS)), st.integers(0, 999), heights, widths)
+    def holds(data, kind, seed, height, width):
+        program, picture = data.draw(KINDS[kind](Sketch(seed))), noise(height, width, seed)
+        assert same_bytes(run(program, picture, 2), installed(program, picture))
+
+    holds()
+
+
+def test_the_bytes_are_the_same_with_another_tile_and_strip(altered, engine, tiny_v2, tiny_espnet, monkeypatch):
     monkeypatch.setenv("ESPY_ENGINE_TARGET", "scalar")
-    with Runner(altered(*change)) as runner:
-        for seed, ended in enumerate(["SEGMENT", "SEGMENT2", "SCORES"] * 4):
-            program, picture = everything(seed, ended=ended), noise(21 + seed, 1 + 31 * seed)
-            assert same_bytes(runner.run(program, picture, 2), run(engine, program, picture))
+    with Runner(
+        altered(*constants("scalar", 3, 4, 16, 48), optimised="-O0")
+    ) as runner:  # compiles in the shortest time
+        models, pictures = [tiny_v2, tiny_espnet], [scene(21, 83)]
+        held_against_the_installed_engine(runner.run, partial(run, engine), models, pictures, examples=2)
 
 
 @pytest.mark.native
-def test_a_kernel_that_leaves_something_around_a_map_ends_a_checked_build(altered):
-    careless = altered(
-        "kernels.hpp", "clear(p + c * m.plane + m.width, m.plane - m.width)", "p[c * m.plane + m.width] = 0"
-    )
+@pytest.mark.parametrize("values", [(1, 2, 32, 16), (3, 6, 96, 48), (5, 4, 64, 512)], ids=str)
+@pytest.mark.parametrize("name", TARGETS)
+def test_the_bytes_are_the_same_with_any_tile_and_strip(name, values, altered, engine, tiny_espnet, monkeypatch):
+    monkeypatch.setenv("ESPY_ENGINE_TARGET", name)
+    try:
+        run(engine, Sketch(0).first(1).shown(0), noise(1, 1))
+    except EngineError:
+        pytest.skip(f"this processor has no {name}")
+    with Runner(altered(*constants(name, *values), target=name)) as runner:
+        models = [*(bundle.path(model, ".safetensors") for model in ("street", "street-small", "camvid")), tiny_espnet]
+        pictures = [scene(64, 128), scene(91, 203)]
+        held_against_the_installed_engine(runner.run, partial(run, engine), models, pictures, examples=10)
+
+
+@pytest.mark.native
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("kernels.hpp", "clear(p + c * m.plane + m.width, m.plane - m.width)", "p[c * m.plane + m.width] = 0"),
+        ("kernels.hpp", "finish(u.out, y);\n    if (u.split", "if (!u.split) finish(u.out, y);\n    if (u.split"),
+    ],
+    ids=["a map", "the rows of a map that DOWN keeps"],
+)
+def test_a_kernel_that_leaves_something_around_a_map_ends_a_checked_build(file, old, new, altered):
     with (
-        Runner(careless) as runner,
+        Runner(altered((file, old, new))) as runner,
         pytest.raises(AssertionError, match=r"unit \d+: what lies around a map of .* is not zero"),
     ):
-        runner.run(everything(0), noise(21, 21))
+        runner.run(everything(0), noise(33, 33))
