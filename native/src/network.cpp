@@ -1099,10 +1099,10 @@ void Plan::check(int stage) const {
     around(map, arena_->at() + p.offset + p.gap, p.gap, p.height);
   }
   for (const auto& [ring, made] : rings_)
-    for (int64_t t = 0, rows = stages[stage].rows; t < threads && made == stage; t++) {
-      if (rows * t / threads == rows * (t + 1) / threads) continue;  // this thread had none
+    for (int t = 0; t < threads && made == stage; t++) {
+      const Slab own = slab(stages[stage], t);
       const long gap = ring->plane - up16(ring->width);
-      around(*ring, scratch_of(static_cast<int>(t)) + gap, gap, ring->kept);
+      if (own.from < own.to) around(*ring, own.scratch + gap, gap, ring->kept);
     }
 }
 
