@@ -34,11 +34,11 @@ class Program:
     @property
     def within(self):
         """How near what the engine finds is to what the header says, as a part of the largest value."""
-        return (1e-4, 2**-8)[self.units[2]]  # what lies between two bfloat16 may become either
+        return (1e-4, 2**-8)[self.units[1]]  # what lies between two bfloat16 may become either
 
     def computed_in(self, precision):
         units = self.units.copy()
-        units[2] = PRECISIONS.index(precision)
+        units[1] = PRECISIONS.index(precision)
         return replace(self, units=units)
 
 
