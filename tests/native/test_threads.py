@@ -211,10 +211,10 @@ def whole(image):
     engine.run(image)
     engine.close()
 
-for _ in range(3):
+for _ in range(50):  # until the allocator has what it keeps
     whole(image)
 start = resident()
-for _ in range(50):
+for _ in range(100):
     whole(image)
 print(resident() - start)
 
