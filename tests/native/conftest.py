@@ -63,7 +63,7 @@ def altered(tmp_path):
             assert text.count(old) == 1
             (sources / file).write_text(text.replace(old, new))
         also = [] if target == "scalar" else [f"target_{target}"]
-        parts = [sources / f"{name}.cpp" for name in ("api", "network", "workers", "target_scalar", *also)]
+        parts = [sources / f"{name}.cpp" for name in ("api", "network", "plan", "workers", "target_scalar", *also)]
         flags = [*FLAGS, optimised, "-ffp-contract=off", "-DESPY_CHECK"] + [
             f"-DESPY_{target.upper()}",
             "-march=native",
