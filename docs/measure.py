@@ -520,7 +520,9 @@ def kernels() -> None:
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
     from native.bench_kernels import bench
 
-    bench()
+    from espy.run.engines.native import library
+
+    bench(library())
 
 
 def formats(name: str = "street-small", size: tuple[int, int] = (512, 1024)) -> None:

@@ -5,7 +5,6 @@ is reached by small maps, as memory's is that of maps which lie in no cache, and
 counted multiply-adds.
 """
 
-from espy.run.engines.native import library
 from espy.run.units import stages_of
 from espy.ship.limits import measure_limits
 from programs import Opened, Sketch
@@ -46,20 +45,20 @@ def sketched(kind):
     return sketch.program() if ended else sketch.shown(1), (height, width)
 
 
-def measured(kind, runs):
+def measured(functions, kind, runs):
     """The unit, as espy.run.units counts it, and its fewest seconds of several runs."""
     program, size = sketched(kind)
     picture = noise(*size)
     unit, places = [stage for stage in stages_of(program.units, *size) if stage[0].kind == kind][-1]
-    with Opened(library(), program) as engine:
+    with Opened(functions, program) as engine:
         return unit, min(engine.seconds(picture)[places].sum() for _ in range(runs))
 
 
-def bench(kinds=tuple(BENCHMARKS), runs=30):
+def bench(functions, runs=30):
     """A line for each: milliseconds, what it computes and moves a second, and the least time for that as a share of its own."""
     limits = measure_limits(1)
-    for kind in kinds:
-        unit, seconds = measured(kind, runs)
+    for kind in BENCHMARKS:
+        unit, seconds = measured(functions, kind, runs)
         ms = 1e3 * seconds
         share = max(limits.arithmetic_ms(unit.macs), limits.memory_ms(unit.traffic)) / ms
         print(

@@ -273,7 +273,7 @@ def test_bfloat16_is_never_computed_by_instructions_that_lack_it(engine, monkeyp
 
 
 def test_each_kind_of_unit_has_a_benchmark_of_its_name(engine, capsys):
-    bench(runs=1)
+    bench(engine, runs=1)
     *lines, limits = capsys.readouterr().out.splitlines()
     assert {line.split(": ")[1] for line in lines} == set(KINDS)
     assert all(float(line.split(": ")[3].split(" ms")[0]) > 0 for line in lines)
