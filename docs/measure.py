@@ -518,9 +518,8 @@ def roofline(
 def kernels() -> None:
     """Each kind of unit of the native engine alone, one thread: tests/native/bench_kernels.py."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-    from native.bench_kernels import bench
-
     from espy.run.engines.native import library
+    from native.bench_kernels import bench
 
     bench(library())
 
