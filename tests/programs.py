@@ -34,7 +34,7 @@ class Program:
     @property
     def within(self):
         """How near what the engine finds is to what the header says, as a part of the largest value."""
-        return (1e-4, 2**-8)[self.units[1]]  # what lies between two bfloat16 may become either
+        return (1e-4, 2**-7)[self.units[1]]  # what lies between two bfloat16, which are so far apart, may become either
 
     def computed_in(self, precision):
         units = self.units.copy()
