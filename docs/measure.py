@@ -5,8 +5,8 @@ Names: `prepare` (reading and preparing a 1920x1080 JPEG), `folder` (a folder of
 `training` (images/s of the loop against a plain one, in turn), `loader` (images/s of the loader alone), `tasks` (images/s of loader
 and network for classes and boxes), `rewrites` (deployed files against plain exports, each rewrite left out in turn), `sizes` (the
 same at five sizes), `native` (the project's own engine against stock ones), `growth` (the same from small pictures to large ones),
-`roofline` (its units against the machine's limits), `kernels` (each kind of unit alone), `formats` (every one that can be made
-here), `precisions` (float32, bfloat16, int8 on CamVid; needs nncf).
+`roofline` (its units against the machine's limits), `bfloat16` (beside its float32), `kernels` (each kind of unit alone),
+`formats` (every one that can be made here), `precisions` (float32, bfloat16, int8 on CamVid; needs nncf).
 Every figure is printed with the machine it was measured on.
 """
 
@@ -515,6 +515,35 @@ def roofline(
     print(f"roofline: {limits.gflops / 2:.1f} GMAC/s, {limits.gb_s:.1f} GB/s; {found.stamp}")
 
 
+def bfloat16(
+    names: tuple[str | Path, ...] = ("street", "street-small", ESPNET), size: tuple[int, int] = (512, 1024)
+) -> None:
+    """The native engine in float32 and in bfloat16, in turns."""
+    from espy.ship.bench import Case, measure
+
+    with tempfile.TemporaryDirectory() as place:
+        for name in names:
+            weights = plain_weights(name, Path(place))
+            header = read_header(weights)
+            for threads in (1, 2):
+                cases = [
+                    Case(str(name), weights, "native", size, threads, precision, header=header)
+                    for precision in ("float32", "bfloat16")
+                ]
+                found = measure(cases)
+                exact, rounded = (row.alone for row in found.rows)
+                for what, one, other in (
+                    ("fastest", exact.wall_ms.minimum, rounded.wall_ms.minimum),
+                    ("CPU", exact.cpu_ms.minimum, rounded.cpu_ms.minimum),
+                ):
+                    print(
+                        f"bfloat16: {weights.stem}, {threads} threads, {what}: float32 {one:.1f} ms, bfloat16 {other:.1f}, "
+                        f"{one / other:.2f} times",
+                        flush=True,
+                    )
+        print(f"bfloat16: {found.stamp}")
+
+
 def kernels() -> None:
     """Each kind of unit of the native engine alone, one thread: tests/native/bench_kernels.py."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -624,6 +653,7 @@ MEASURES: dict[str, Callable[[], None]] = {
     "native": native,
     "growth": growth,
     "roofline": roofline,
+    "bfloat16": bfloat16,
     "kernels": kernels,
     "formats": formats,
     "precisions": precisions,

@@ -20,7 +20,13 @@ OPERATORS = 12  # of each row that are listed
 
 @click.command("bench")
 @click.argument("model", nargs=-1)
-@click.option("--engine", multiple=True, default=("auto",), show_default="auto", help="onnxruntime, openvino or torch.")
+@click.option(
+    "--engine",
+    multiple=True,
+    default=("auto",),
+    show_default="auto",
+    help="auto: the fastest here; or onnxruntime, openvino, native, torch, pt2, executorch, ncnn, litert.",
+)
 @click.option("--size", multiple=True, metavar="HxW", help="Height x width; each model's own unless given.")
 @click.option("--threads", multiple=True, type=click.IntRange(1), help="Threads of the engine; all cores unless given.")
 @click.option(
